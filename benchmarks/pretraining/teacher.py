@@ -1,0 +1,65 @@
+"""What a real ImageNet network says about each pretraining image, computed once.
+
+The teacher is the exact MobileNetV2 of `mobilenet_v2-imagenet-tflite-rowsflipped`: its
+kernels are turned by 180 degrees, so it wants its images upside down. For every image,
+squashed to 160 px, its 1,000 logits and its 1,280 pooled features are stored as float16.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from data import load_part
+from safetensors.torch import load_file
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+
+def load_teacher(path):
+    model = torchvision.models.mobilenet_v2(weights=None)
+    state = {k: v.float() if v.is_floating_point() else v
+             for k, v in load_file(path).items()}
+    model.load_state_dict(state)
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def predict(model, images, size):
+    """Yield (logits, features) of uint8 images (n, h, w, 3), 64 at a time."""
+    for start in range(0, len(images), 64):
+        batch = torch.from_numpy(images[start : start + 64].copy())
+        batch = batch.permute(0, 3, 1, 2).float() / 255
+        batch = torch.nn.functional.interpolate(
+            batch, size=(size, size), mode="bilinear", align_corners=False
+        )
+        batch = ((batch - MEAN) / STD).flip(-2)
+        batch = batch.to(memory_format=torch.channels_last)
+        features = model.features(batch).mean((2, 3))
+        yield model.classifier(features), features
+
+
+def main(decoded, weights, size):
+    torch.set_flush_denormal(True)
+    model = load_teacher(weights)
+    for part in ("train", "val"):
+        images, _ = load_part(decoded, part)
+        for source_size, stack in images.items():
+            target = decoded / f"{part}-{source_size}-teacher-logits.npy"
+            if target.exists():
+                continue
+            logits, features = zip(*predict(model, stack, size), strict=True)
+            features = torch.cat(features).half().numpy()
+            np.save(decoded / f"{part}-{source_size}-teacher-features.npy", features)
+            np.save(target, torch.cat(logits).half().numpy())
+            print(f"{part}, {source_size} px: {len(features)} images", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("decoded", type=Path, help="folder written by data.py")
+    parser.add_argument("weights", type=Path, help="the teacher's .safetensors file")
+    parser.add_argument("--size", type=int, default=160, help="image size, px")
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,256 @@
+"""Train `mini`: torchvision's mobilenet_v3_small trunk at 96 px, taught by MobileNetV2.
+
+Three losses share the 576 pooled features: cross-entropy on the 273 labels, the teacher's
+softened probabilities over its 1,000 classes (Hinton et al. 2015), and its standardized
+pooled features through a linear map (FitNets, Romero et al. 2015). What is shipped is
+the exponential moving average of the trunk; the three heads are thrown away.
+
+The run stops and resumes at ends of epochs; everything random in epoch e is drawn from
+(seed, e), so a resumed run sees the same crops as one that was not stopped.
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from augment import jitter_colours, normalize, random_crops, to_float
+from data import load_part
+from torch import nn
+from torch.nn import functional
+
+N_FEATURES, N_CLASSES = 576, 273
+
+
+class Student(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = torchvision.models.mobilenet_v3_small(weights=None).features
+        self.labels = nn.Linear(N_FEATURES, N_CLASSES)
+        self.teacher_classes = nn.Linear(N_FEATURES, 1000)
+        self.teacher_features = nn.Linear(N_FEATURES, 1280)
+
+    def forward(self, batch):
+        pooled = self.features(batch).mean((2, 3))
+        return (
+            self.labels(pooled),
+            self.teacher_classes(pooled),
+            self.teacher_features(pooled),
+        )
+
+
+class Data:
+    """Both image sizes behind one row number, with the teacher's answers."""
+
+    def __init__(self, folder, part):
+        self.images, labels = load_part(folder, part)
+        self.n_small = len(self.images[64])
+        self.labels = torch.from_numpy(np.concatenate([labels[64], labels[84]]))
+        self.labels = self.labels.long()
+        logits, features = (
+            np.concatenate(
+                [np.load(folder / f"{part}-{s}-teacher-{what}.npy") for s in (64, 84)]
+            )
+            for what in ("logits", "features")
+        )
+        self.logits, self.features = map(torch.from_numpy, (logits, features))
+
+    def __len__(self):
+        return len(self.labels)
+
+    def pixels(self, rows):
+        """Images of sorted `rows`, as one float tensor per image size."""
+        rows = np.asarray(rows)
+        small = rows[rows < self.n_small]
+        large = rows[rows >= self.n_small] - self.n_small
+        return [
+            to_float(self.images[s][r]) for s, r in ((64, small), (84, large)) if len(r)
+        ]
+
+    def batches(self, epoch, args):
+        """Yield augmented batches of one epoch; the next is made while one is used."""
+        generator = torch.Generator().manual_seed(args.seed * 10_000 + epoch)
+        order = torch.randperm(len(self), generator=generator)
+        order = order[: len(order) // args.batch_size * args.batch_size]
+
+        def make(rows):
+            rows = rows.sort().values
+            crops = [
+                random_crops(x, args.size, generator, (args.min_scale, args.max_scale))
+                for x in self.pixels(rows)
+            ]
+            return rows, normalize(jitter_colours(torch.cat(crops), generator))
+
+        chunks = order.split(args.batch_size)
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(make, chunks[0])
+            for chunk in chunks[1:]:
+                ready, pending = pending.result(), pool.submit(make, chunk)
+                yield ready
+            yield pending.result()
+
+
+def distillation_loss(outputs, data, rows, scaler, args):
+    labels, classes, features = outputs
+    temperature = args.temperature
+    target = (data.logits[rows].float() / temperature).softmax(1)
+    soft = functional.kl_div(
+        (classes / temperature).log_softmax(1), target, reduction="batchmean"
+    )
+    mean, scale = scaler
+    regression = functional.mse_loss(
+        features, (data.features[rows].float() - mean) / scale
+    )
+    hard = functional.cross_entropy(labels, data.labels[rows])
+    return (
+        args.soft_weight * temperature**2 * soft
+        + args.feature_weight * regression
+        + args.label_weight * hard
+    )
+
+
+@torch.inference_mode()
+def accuracy(student, data, size):
+    student.eval()
+    hits = 0
+    for rows in torch.arange(len(data)).split(256):
+        batch = [
+            functional.interpolate(
+                x, size=(size, size), mode="bilinear", align_corners=False
+            )
+            for x in data.pixels(rows)
+        ]
+        labels = student(normalize(torch.cat(batch)))[0]
+        hits += int((labels.argmax(1) == data.labels[rows]).sum())
+    return hits / len(data)
+
+
+def learning_rate(step, n_steps, args):
+    warm_up = max(1, round(n_steps * 0.05))
+    if step < warm_up:
+        return args.lr * (step + 1) / warm_up
+    share = (step - warm_up) / max(1, n_steps - warm_up)
+    return args.lr * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def update_average(average, student, decay):
+    with torch.no_grad():
+        state = student.state_dict()
+        for name, value in average.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(state[name], 1 - decay)
+            else:
+                value.copy_(state[name])
+
+
+def save(path, **content):
+    partial = path.with_suffix(".partial")
+    torch.save(content, partial)
+    partial.replace(path)
+
+
+def train_epoch(student, average, optimizer, data, scaler, epoch, args):
+    student.train()
+    n_batches = len(data) // args.batch_size
+    total = 0.0
+    torch.manual_seed(args.seed * 10_000 + epoch)
+    for i, (rows, batch) in enumerate(data.batches(epoch, args)):
+        step = epoch * n_batches + i
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args.epochs * n_batches, args)
+        loss = distillation_loss(student(batch), data, rows, scaler, args)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 5.0)
+        optimizer.step()
+        update_average(average, student, min(args.ema, (1 + step) / (10 + step)))
+        total += loss.item()
+    return total / n_batches
+
+
+def main(args):
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(args.threads)
+    args.run.mkdir(parents=True, exist_ok=True)
+    data, validation = Data(args.decoded, "train"), Data(args.decoded, "val")
+    features = data.features.float()
+    scaler = features.mean(0), features.std(0).clamp_min(1e-3)
+    torch.manual_seed(args.seed)
+    student = Student().to(memory_format=torch.channels_last)
+    average = copy.deepcopy(student)
+    decayed = [p for p in student.parameters() if p.ndim > 1]
+    plain = [p for p in student.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": args.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=args.lr,
+    )
+    checkpoint, history = args.run / "checkpoint.pt", []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        student.load_state_dict(state["student"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        history = state["history"]
+    for epoch in range(len(history), args.epochs):
+        start = time.perf_counter()
+        loss = train_epoch(student, average, optimizer, data, scaler, epoch, args)
+        row = {
+            "epoch": epoch,
+            "loss": loss,
+            "validation_accuracy": accuracy(average, validation, args.size),
+            "seconds": time.perf_counter() - start,
+        }
+        history.append(row)
+        print(json.dumps(row), flush=True)
+        save(
+            checkpoint,
+            student=student.state_dict(),
+            average=average.state_dict(),
+            optimizer=optimizer.state_dict(),
+            history=history,
+            settings={
+                k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()
+            },
+        )
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("decoded", type=Path, help="folder of data.py and teacher.py")
+    parser.add_argument("run", type=Path, help="folder for the checkpoint")
+    for name, default in {
+        "epochs": 20,
+        "batch-size": 64,
+        "size": 96,
+        "seed": 0,
+        "threads": torch.get_num_threads(),
+    }.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in {
+        "lr": 2e-3,
+        "weight-decay": 0.02,
+        "temperature": 2.0,
+        "soft-weight": 0.5,
+        "feature-weight": 1.0,
+        "label-weight": 0.5,
+        "ema": 0.9995,
+        "min-scale": 0.35,
+        "max-scale": 1.2,
+    }.items():
+        parser.add_argument(f"--{name}", type=float, default=default)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(parse_args())

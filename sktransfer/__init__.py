@@ -1,0 +1,51 @@
+"""Transfer learning with pretrained vision networks, in scikit-learn's terms.
+
+Importing the package loads nothing but this table: a name's module, and with it torch,
+is imported when the name is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sktransfer import backbones, datasets, exceptions, strategies
+    from sktransfer._classifier import TransferClassifier
+    from sktransfer._feature_extractor import FeatureExtractorTransformer
+    from sktransfer.strategies import FeatureExtraction
+
+_MODULE_OF = {
+    "FeatureExtraction": "sktransfer.strategies",
+    "FeatureExtractorTransformer": "sktransfer._feature_extractor",
+    "TransferClassifier": "sktransfer._classifier",
+}
+_SUBMODULES = ("backbones", "datasets", "exceptions", "strategies")
+
+__all__ = [  # noqa: RUF022 (classes first, then modules)
+    "FeatureExtraction",
+    "FeatureExtractorTransformer",
+    "TransferClassifier",
+    "backbones",
+    "datasets",
+    "exceptions",
+    "strategies",
+]
+
+
+def __getattr__(name):
+    from importlib import import_module
+
+    if name in _MODULE_OF:
+        value = getattr(import_module(_MODULE_OF[name]), name)
+    elif name in _SUBMODULES:
+        value = import_module(f"sktransfer.{name}")
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("sktransfer")
+    else:
+        raise AttributeError(f"module 'sktransfer' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,1 @@
+"""Pixels: what X may be, and how an image becomes numbers."""

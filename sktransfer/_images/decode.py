@@ -1,0 +1,160 @@
+"""One encoded image, PIL image or array -> RGB.
+
+The result is a PIL image of mode RGB where eight bits hold all there is, otherwise a
+float32 array of shape (H, W) or (H, W, 3), nominally in [0, 1].
+"""
+
+import io
+import threading
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageOps
+
+# Reading these formats starts another program (Ghostscript).
+_REFUSED_FORMATS = {"EPS"}
+_REFUSED_EXTENSIONS = {".eps", ".ps"}
+_SIXTEEN_BIT = 65535.0
+# Loading fills the image object itself; two rows may hold the same object.
+_pil_lock = threading.Lock()
+
+
+class DecodeError(Exception):
+    """One image cannot be read; the message is the reason alone."""
+
+
+@cache
+def readable_formats():
+    """Names of the formats that may be decoded."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _REFUSED_FORMATS)
+
+
+@cache
+def readable_extensions():
+    """Lower-case file name endings, with dot, of the formats that may be decoded."""
+    formats = set(readable_formats())
+    extensions = Image.registered_extensions().items()
+    return frozenset(
+        e.lower() for e, name in extensions if name in formats
+    ) - frozenset(_REFUSED_EXTENSIONS)
+
+
+def decode_bytes(data, size):
+    """Decode an encoded image; JPEGs are read at a reduced scale where that is enough.
+
+    Parameters
+    ----------
+    data : bytes
+        The encoded image.
+    size : int
+        Shorter side, in pixels, that the image is going to be resized to. A JPEG is
+        reduced while decoding to no less than twice that.
+
+    Returns
+    -------
+    PIL.Image.Image or ndarray
+        As the module says.
+    """
+    if not data:
+        raise DecodeError("the file is empty (0 bytes)")
+    if data[:4] == b"%!PS" or data[:4] == b"\xc5\xd0\xd3\xc6":
+        raise DecodeError("EPS is refused: decoding it would run Ghostscript")
+    try:
+        with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
+            if image.format in ("JPEG", "MPO"):
+                image.draft(image.mode, (2 * size, 2 * size))
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except Image.UnidentifiedImageError:
+        start = data[:12]
+        raise DecodeError(
+            f"not an image in a format that Pillow reads ({len(data)} bytes that begin "
+            f"with {start!r})"
+        ) from None
+    except DecodeError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on broken bytes
+        raise DecodeError(
+            f"broken image ({type(error).__name__}: {error}; {len(data)} bytes)"
+        ) from error
+
+
+def decode_pil(image):
+    """Bring a PIL image of any mode, with its EXIF orientation applied, to RGB."""
+    try:
+        with _pil_lock:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise DecodeError(f"broken PIL image ({type(error).__name__}: {error})") from (
+            error
+        )
+
+
+def to_rgb(image):
+    """Bring a loaded PIL image of any mode to RGB, or to floats if it is deeper."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.float32) / np.float32(_SIXTEEN_BIT)
+    if image.mode == "I":
+        return _scale_integers(np.asarray(image))
+    if image.mode == "F":
+        return _check_floats(np.asarray(image))
+    if image.has_transparency_data:
+        # White, as on paper: what lies hidden under transparent pixels is arbitrary.
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scale_integers(values):
+    """Scale 32-bit integers: Pillow also reads some 16-bit files in this mode."""
+    if values.min(initial=0) < 0:
+        raise DecodeError(f"32-bit image with negative values ({values.min()})")
+    top = _SIXTEEN_BIT if values.max(initial=0) <= _SIXTEEN_BIT else 2.0**31 - 1
+    return (values / top).astype(np.float32)
+
+
+def _check_floats(values):
+    if not np.isfinite(values).all():
+        raise DecodeError("float image with NaN or infinite values")
+    if values.size and (values.min() < 0 or values.max() > 1):
+        raise DecodeError(
+            f"float image with values from {values.min():g} to {values.max():g}; "
+            "expected values in [0, 1]"
+        )
+    return values.astype(np.float32)
+
+
+def decode_array(array, value_range):
+    """Bring an array of shape (H, W) or (H, W, 1 | 3 | 4) to RGB.
+
+    Parameters
+    ----------
+    array : ndarray
+        Pixels of one image.
+    value_range : tuple of two floats or None
+        The values that mean black and white; None decides by dtype: (0, 255) for uint8,
+        (0, 65535) for uint16, (0, 1) for floats and booleans.
+
+    Returns
+    -------
+    PIL.Image.Image or ndarray
+        As the module says.
+    """
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.dtype == np.uint8 and value_range in (None, (0, 255)):
+        return to_rgb(Image.fromarray(array))
+    if value_range is None:
+        value_range = (0, _SIXTEEN_BIT) if array.dtype == np.uint16 else (0, 1)
+    low, high = value_range
+    span = high - low if high > low else 1.0
+    scaled = ((array.astype(np.float64) - low) / span).astype(np.float32)
+    if scaled.ndim == 3 and scaled.shape[-1] == 4:
+        alpha = scaled[..., 3:]
+        scaled = scaled[..., :3] * alpha + (1 - alpha)
+    return scaled

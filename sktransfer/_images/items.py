@@ -1,0 +1,116 @@
+"""The kinds of image a single row may hold, one small class each.
+
+An item knows where its image comes from and opens it only when asked: `load` returns the
+image's source (encoded bytes, PIL image or array) with the bytes that identify its
+content, `decode` turns that source into RGB. Files are read once, for both.
+"""
+
+import os
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+from PIL import Image
+
+from sktransfer._images.decode import (
+    DecodeError,
+    decode_array,
+    decode_bytes,
+    decode_pil,
+)
+
+DIGEST_SIZE = 20
+
+
+def _digest(kind, *parts):
+    hasher = blake2b(digest_size=DIGEST_SIZE, person=kind)
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()
+
+
+@dataclass(frozen=True)
+class MissingItem:
+    """None or NaN where an image should be."""
+
+    found: object
+
+    def load(self):
+        """Raise: there is nothing to load."""
+        raise DecodeError(f"the image is missing ({self.found!r})")
+
+
+@dataclass(frozen=True)
+class EncodedItem:
+    """Encoded bytes of an image file."""
+
+    data: bytes
+
+    def load(self):
+        """Return the source and its content key."""
+        return self.data, _digest(b"encoded", self.data)
+
+    def decode(self, source, size):
+        """Decode the source for a target of `size` pixels."""
+        return decode_bytes(source, size)
+
+
+@dataclass(frozen=True)
+class PathItem:
+    """A path; the same image has the same key under every path."""
+
+    path: str
+
+    def load(self):
+        """Read the file; return its bytes and content key."""
+        absolute = os.path.abspath(self.path)
+        try:
+            with open(absolute, "rb") as file:
+                return EncodedItem(file.read()).load()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            where = "" if absolute == self.path else f" (given as {self.path!r})"
+            raise DecodeError(f"{absolute}{where}: {reason}") from error
+
+    def decode(self, source, size):
+        """Decode the file's bytes; the reason of a failure names the file."""
+        try:
+            return decode_bytes(source, size)
+        except DecodeError as error:
+            raise DecodeError(f"{os.path.abspath(self.path)}: {error}") from error
+
+
+@dataclass(frozen=True)
+class PilItem:
+    """A PIL image."""
+
+    image: Image.Image
+
+    def load(self):
+        """Bring the image to RGB right away: its pixels are its identity."""
+        rgb = decode_pil(self.image)
+        pixels = np.asarray(rgb)
+        header = f"{pixels.dtype.str}{pixels.shape}".encode()
+        return rgb, _digest(b"pil", header, pixels.tobytes())
+
+    def decode(self, source, size):  # noqa: ARG002 (one signature for all items)
+        """Return the source, which is RGB already."""
+        return source
+
+
+@dataclass(frozen=True)
+class ArrayItem:
+    """Pixels of one image, channels last."""
+
+    array: np.ndarray
+    value_range: tuple | None = None
+
+    def load(self):
+        """Return the pixels and their content key."""
+        array = self.array
+        header = f"{array.dtype.str}{array.shape}{self.value_range}".encode()
+        return array, _digest(b"array", header, array.tobytes())
+
+    def decode(self, source, size):  # noqa: ARG002 (one signature for all items)
+        """Bring the pixels to RGB."""
+        return decode_array(source, self.value_range)
