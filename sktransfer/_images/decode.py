@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 _REFUSED_FORMATS = {"EPS"}
 _REFUSED_EXTENSIONS = {".eps", ".ps"}
 _SIXTEEN_BIT = 65535.0
+_TIFF_BITS_PER_SAMPLE = 258
 # Loading fills the image object itself; two rows may hold the same object.
 _pil_lock = threading.Lock()
 
@@ -57,7 +58,7 @@ def decode_bytes(data, size):
         As the module says.
     """
     if not data:
-        raise DecodeError("the file is empty (0 bytes)")
+        raise DecodeError("empty (0 bytes)")
     if data[:4] == b"%!PS" or data[:4] == b"\xc5\xd0\xd3\xc6":
         raise DecodeError("EPS is refused: decoding it would run Ghostscript")
     try:
@@ -65,7 +66,7 @@ def decode_bytes(data, size):
             if image.format in ("JPEG", "MPO"):
                 image.draft(image.mode, (2 * size, 2 * size))
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(image)
     except Image.UnidentifiedImageError:
         start = data[:12]
         raise DecodeError(
@@ -85,7 +86,7 @@ def decode_pil(image):
     try:
         with _pil_lock:
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(image)
     except DecodeError:
         raise
     except Exception as error:
@@ -96,12 +97,12 @@ def decode_pil(image):
 
 def to_rgb(image):
     """Bring a loaded PIL image of any mode to RGB, or to floats if it is deeper."""
+    white_levels = _white_levels(image) if image.mode in ("I", "F") else None
+    image = _upright(image)
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.float32) / np.float32(_SIXTEEN_BIT)
-    if image.mode == "I":
-        return _scale_integers(np.asarray(image))
-    if image.mode == "F":
-        return _check_floats(np.asarray(image))
+    if white_levels:
+        return _scale(np.asarray(image), white_levels)
     if image.has_transparency_data:
         # White, as on paper: what lies hidden under transparent pixels is arbitrary.
         image = image.convert("RGBA")
@@ -110,23 +111,37 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
-def _scale_integers(values):
-    """Scale 32-bit integers: Pillow also reads some 16-bit files in this mode."""
-    if values.min(initial=0) < 0:
-        raise DecodeError(f"32-bit image with negative values ({values.min()})")
-    top = _SIXTEEN_BIT if values.max(initial=0) <= _SIXTEEN_BIT else 2.0**31 - 1
-    return (values / top).astype(np.float32)
+def _upright(image):
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF data say nothing about the orientation
+        return image
 
 
-def _check_floats(values):
+def _white_levels(image):
+    """Values that may mean white in a 32-bit image, lowest first.
+
+    Pillow reads some 16-bit files in its 32-bit mode "I"; those are known to be 16-bit.
+    Files of really 32 bits do not say what white is: the first usual level that holds
+    all values is taken.
+    """
+    if image.mode == "F":
+        return 1.0, 255.0, _SIXTEEN_BIT
+    bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, (16,))
+    return (255.0, _SIXTEEN_BIT, 2.0**31 - 1) if bits[0] == 32 else (_SIXTEEN_BIT,)
+
+
+def _scale(values, white_levels):
     if not np.isfinite(values).all():
-        raise DecodeError("float image with NaN or infinite values")
-    if values.size and (values.min() < 0 or values.max() > 1):
+        raise DecodeError("image with NaN or infinite values")
+    low, high = values.min(initial=0), values.max(initial=0)
+    white = next((level for level in white_levels if high <= level), None)
+    if low < 0 or white is None:
         raise DecodeError(
-            f"float image with values from {values.min():g} to {values.max():g}; "
-            "expected values in [0, 1]"
+            f"{values.dtype} image with values from {low:g} to {high:g}; expected "
+            f"values from 0 to {white_levels[-1]:g}"
         )
-    return values.astype(np.float32)
+    return (values / white).astype(np.float32)
 
 
 def decode_array(array, value_range):

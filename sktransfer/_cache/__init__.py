@@ -1,0 +1,1 @@
+"""Activations that are computed once: keys, and the stores behind them."""

@@ -1,0 +1,1 @@
+"""How it is computed and learned: torch, and the exact solver."""

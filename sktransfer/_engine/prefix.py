@@ -1,0 +1,187 @@
+"""Images -> activations, batch by batch; what is known already is not computed again.
+
+Threads read, hash, decode and resize rows a few batches ahead. Rows whose activation is
+in the store leave before they are decoded; the others are gathered into full batches.
+Activations are stored as their batch is done, so a run that fails keeps what it had.
+
+A row's value must not depend on its batch, since it may come from the store or not.
+On a CPU, batches of 1, 2, 3, 6 and 7 rows differ in the last bits from larger ones, so no
+batch has fewer than 8 rows: a short one is filled up with its last row. Elsewhere, where
+kernels are chosen by shape, every batch is filled up to `batch_size`.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from sktransfer._images.decode import DecodeError
+from sktransfer._images.loading import map_ordered
+from sktransfer.exceptions import InvalidImageError
+
+_MIN_ROWS = 8
+_BATCHES_AHEAD = 2
+
+
+@dataclass
+class PrefixJob:
+    """One pass of images through a frozen network.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Maps images to activations; on `device`.
+    preprocessing : Preprocessing
+        From RGB to the network's input.
+    n_features : int
+        Width of the activations.
+    device : torch.device
+        Where the network is.
+    batch_size : int
+        Images per forward pass.
+    threads : int
+        Threads that read and decode.
+    key_of : callable or None
+        Maps the content key of an image to its key in the store; None: no store.
+    get, put : callable or None
+        The store: ``get(key)`` is an array or None, ``put(key, array)``.
+    """
+
+    network: torch.nn.Module
+    preprocessing: object
+    n_features: int
+    device: torch.device
+    batch_size: int
+    threads: int
+    key_of: object = None
+    get: object = None
+    put: object = None
+    problems: list = field(default_factory=list)
+
+    def run(self, images):
+        """Compute the activations of all images.
+
+        Parameters
+        ----------
+        images : ImageSequence
+            The images.
+
+        Returns
+        -------
+        ndarray of shape (n_images, n_features), float32
+            NaN in the rows that `problems` lists.
+        """
+        output = np.full((len(images), self.n_features), np.nan, dtype=np.float32)
+        batch = _Batch()
+        read = _Reader(self, images)
+        done = 0
+        try:
+            for row, result in enumerate(
+                map_ordered(
+                    read, len(images), self.threads, _BATCHES_AHEAD * self.batch_size
+                )
+            ):
+                self._sort_in(row, result, batch, output)
+                if len(batch.pixels) == self.batch_size:
+                    self._compute(batch, output)
+                    batch, done = _Batch(), row + 1
+            if batch.pixels:
+                self._compute(batch, output)
+        except Exception as error:
+            kept = " and kept in the cache" if self.put else ""
+            error.add_note(
+                f"Rows before {done} of {len(images)} had been computed{kept}."
+            )
+            raise
+        return output
+
+    def _sort_in(self, row, result, batch, output):
+        """Put one row's result where it belongs: output, batch or problems."""
+        if isinstance(result, DecodeError):
+            self.problems.append((row, str(result)))
+        elif result.activation is not None:
+            output[row] = result.activation
+        else:
+            batch.add(row, result)
+
+    def _compute(self, batch, output):
+        pixels = batch.pixels
+        fill = _MIN_ROWS if self.device.type == "cpu" else self.batch_size
+        pixels = pixels + [pixels[-1]] * (fill - len(pixels))
+        activations = self._forward(pixels)
+        for i, (key, rows) in enumerate(zip(batch.keys, batch.rows, strict=True)):
+            output[rows] = activations[i]
+            if self.put is not None:
+                self.put(key, activations[i])
+
+    def _forward(self, pixels):
+        """Normalize and run one batch; 8-bit pixels travel as 8 bits."""
+        if any(p.dtype != np.uint8 for p in pixels):
+            pixels = [
+                p.astype(np.float32) / np.float32(255) if p.dtype == np.uint8 else p
+                for p in pixels
+            ]
+        batch = torch.from_numpy(np.stack(pixels)).to(self.device).permute(0, 3, 1, 2)
+        if batch.dtype == torch.uint8:
+            batch = batch.float().div_(255)
+        shape = (1, 3, 1, 1)
+        mean = torch.tensor(self.preprocessing.mean, device=self.device).view(shape)
+        std = torch.tensor(self.preprocessing.std, device=self.device).view(shape)
+        with torch.inference_mode():
+            batch = ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
+            return self.network(batch).float().cpu().numpy()
+
+
+@dataclass
+class _Row:
+    key: bytes | None = None
+    activation: np.ndarray | None = None
+    pixels: np.ndarray | None = None
+
+
+class _Reader:
+    """What a thread does for one row."""
+
+    def __init__(self, job, images):
+        self.job, self.images = job, images
+
+    def __call__(self, row):
+        job = self.job
+        try:
+            item = self.images[row]
+            source, content = item.load()
+            key = None
+            if job.key_of is not None:
+                key = job.key_of(content)
+                activation = job.get(key)
+                if activation is not None:
+                    return _Row(key, activation)
+            image = item.decode(source, job.preprocessing.decode_size)
+            return _Row(key, pixels=job.preprocessing.pixels(image))
+        except DecodeError as error:
+            return error
+
+
+class _Batch:
+    """Rows that wait for the network; equal images are computed once."""
+
+    def __init__(self):
+        self.pixels, self.keys, self.rows = [], [], []
+        self._position = {}
+
+    def add(self, row, result):
+        position = self._position.get(result.key) if result.key else None
+        if position is not None:
+            self.rows[position].append(row)
+            return
+        if result.key:
+            self._position[result.key] = len(self.pixels)
+        self.pixels.append(result.pixels)
+        self.keys.append(result.key)
+        self.rows.append([row])
+
+
+def raise_problems(problems, n_rows, hint=""):
+    """Raise one error for all rows without a readable image, if there are any."""
+    if problems:
+        raise InvalidImageError(problems, n_rows, hint)

@@ -1,0 +1,312 @@
+"""What X may be -> ImageSequence: row i and where its image comes from.
+
+One function decides; nothing is opened yet. Whoever reads X for an estimator first asks
+`input_kind`, because flattened rows go through scikit-learn's own checks.
+"""
+
+from numbers import Number
+
+import numpy as np
+
+from sktransfer._images.items import (
+    ArrayItem,
+    EncodedItem,
+    MissingItem,
+    PathItem,
+    PilItem,
+)
+from sktransfer.exceptions import ImageShapeError
+
+_CHANNELS = (1, 3, 4)
+_MOVE_AXIS = "np.moveaxis(X, 1, -1)"
+
+
+class ImageSequence:
+    """The images of one input, in row order; `seq[i]` is the item of row i."""
+
+    def __init__(self, items):
+        self._items = items
+
+    def __len__(self):
+        return len(self._items)
+
+    def __getitem__(self, row):
+        return self._items[row]
+
+
+class PixelSequence(ImageSequence):
+    """The images of one array of shape (n, H, W) or (n, H, W, C)."""
+
+    def __init__(self, array, value_range):
+        super().__init__(array)
+        self._value_range = value_range
+
+    def __getitem__(self, row):
+        return ArrayItem(self._items[row], self._value_range)
+
+
+def is_frame(X):
+    """Tell a DataFrame (of pandas or another library) from arrays and Series."""
+    return hasattr(X, "columns") and hasattr(X, "shape") and len(X.shape) == 2
+
+
+def is_tensor(X):
+    """Tell a torch tensor without importing torch."""
+    return type(X).__module__.split(".")[0] == "torch" and hasattr(X, "numpy")
+
+
+def input_kind(X):
+    """Decide how X is read.
+
+    Returns
+    -------
+    {"rows", "pixels", "items"}
+        Flattened images as numbers, one array of images, or one image a row.
+    """
+    if is_frame(X):
+        return "items" if X.shape[1] == 1 and not _is_numeric_frame(X) else "rows"
+    if is_tensor(X):
+        return "pixels" if X.ndim > 2 else "rows"
+    if hasattr(X, "shape") and hasattr(X, "dtype"):
+        return _array_kind(X)
+    if isinstance(X, (list, tuple)):
+        return "items" if any(map(_is_image_like, X)) or _all_missing(X) else "rows"
+    return "rows"
+
+
+def _array_kind(X):
+    """Kind of an ndarray, Series or anything else with shape and dtype."""
+    is_numeric = getattr(X.dtype, "kind", "O") in "buifc"
+    if is_numeric:
+        return "pixels" if len(X.shape) > 2 else "rows"
+    if len(X.shape) == 1:
+        return "items"
+    # An object array of numbers is a table; a column of paths or images is not.
+    one_column = len(X.shape) == 2 and X.shape[1] == 1
+    if one_column and any(map(_is_image_like, np.asarray(X)[:, 0])):
+        return "items"
+    return "rows"
+
+
+def _is_numeric_frame(X):
+    dtype = getattr(X.dtypes, "iloc", X.dtypes)[0]
+    if hasattr(dtype, "is_numeric"):
+        return dtype.is_numeric()
+    if getattr(dtype, "kind", "O") in "buifc":
+        return True
+    column = X.iloc[:, 0] if hasattr(X, "iloc") else X[X.columns[0]]
+    cells = column.to_numpy()
+    return len(cells) > 0 and all(isinstance(cell, Number) for cell in cells) and not (
+        _all_missing(cells)
+    )
+
+
+def _is_image_like(cell):
+    if isinstance(cell, (str, bytes)) or hasattr(cell, "__fspath__"):
+        return True
+    return hasattr(cell, "getbands") or np.ndim(cell) > 1
+
+
+def _is_missing(cell):
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(cell, (float, np.floating)) and cell != cell
+
+
+def _all_missing(cells):
+    return len(cells) > 0 and all(map(_is_missing, cells))
+
+
+def read_items(X, value_range):
+    """Read a column of images; every cell is looked at, none is opened.
+
+    Parameters
+    ----------
+    X : list, Series, 1-D or one-column object array, or one-column DataFrame
+        Paths, encoded bytes, PIL images or arrays.
+    value_range : tuple of two floats or None
+        For arrays among the cells.
+
+    Returns
+    -------
+    ImageSequence
+        One item a row.
+    """
+    if is_frame(X):
+        X = X.iloc[:, 0] if hasattr(X, "iloc") else X[X.columns[0]]
+    if hasattr(X, "shape") and len(X.shape) == 2:
+        X = np.asarray(X)[:, 0]
+    cells = X.tolist() if getattr(X, "dtype", None) is not None else X
+    return ImageSequence([_item(cell, i, value_range) for i, cell in enumerate(cells)])
+
+
+def _item(cell, row, value_range):
+    if isinstance(cell, str):
+        return PathItem(str(cell))
+    if isinstance(cell, (bytes, bytearray, memoryview)):
+        return EncodedItem(bytes(cell))
+    if hasattr(cell, "__fspath__"):
+        return PathItem(cell.__fspath__())
+    if hasattr(cell, "getbands") and hasattr(cell, "load"):
+        return PilItem(cell)
+    if _is_missing(cell):
+        return MissingItem(cell)
+    where = f"Row {row}"
+    if is_tensor(cell):
+        pixels = _tensor_to_numpy(cell)
+        cell = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
+    if isinstance(cell, np.ndarray) and cell.dtype != object:
+        _check_pixels(cell, where, "(H, W) or (H, W, C)", value_range)
+        return ArrayItem(cell, value_range)
+    raise TypeError(
+        f"{where} holds {type(cell).__name__} {str(cell)[:60]!r}, which is neither an "
+        "image nor a number. Expected a path, encoded bytes, a PIL image or an array "
+        "of pixels in every row."
+    )
+
+
+def _tensor_to_numpy(tensor):
+    return tensor.detach().cpu().numpy()
+
+
+def read_pixels(X, value_range):
+    """Read one array (or torch tensor, channels first) that holds all images.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, H, W) or (n, H, W, C), or tensor of shape (n, C, H, W)
+        C is 1, 3 or 4.
+    value_range : tuple of two floats or None
+        The values that mean black and white; None decides by dtype.
+
+    Returns
+    -------
+    PixelSequence
+        One item a row.
+    """
+    if is_tensor(X):
+        X = _tensor_to_numpy(X)
+        if X.ndim == 4:
+            X = np.moveaxis(X, 1, -1)
+    X = np.asarray(X)
+    if X.ndim == 3 and X.shape[-1] in _CHANNELS[1:]:
+        raise ImageShapeError(
+            "X",
+            f"one image of shape {X.shape}",
+            "Expected several images, (n, H, W) or (n, H, W, C). For a single image "
+            "pass X[np.newaxis].",
+        )
+    _check_pixels(X, "X", "(n, H, W) or (n, H, W, C)", value_range, batch=True)
+    return PixelSequence(X, value_range)
+
+
+def _check_pixels(array, where, expected, value_range, batch=False):
+    shape = array.shape[1:] if batch else array.shape
+    if len(shape) == 3 and shape[-1] not in _CHANNELS and shape[0] in _CHANNELS:
+        move = _MOVE_AXIS if batch else "np.moveaxis(image, 0, -1)"
+        raise ImageShapeError(
+            where,
+            f"an array of shape {array.shape}, which has its channels first",
+            f"Expected channels last, {expected}: pass {move}.",
+        )
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[-1] not in _CHANNELS):
+        raise ImageShapeError(
+            where,
+            f"an array of shape {array.shape}",
+            f"Expected {expected} with C of 1, 3 or 4.",
+        )
+    if 0 in shape:
+        raise ImageShapeError(
+            where, f"an array of shape {array.shape}", "Expected at least one pixel."
+        )
+    _check_values(array, where, value_range, batch)
+
+
+def _check_values(array, where, value_range, batch):
+    kind = array.dtype.kind
+    if kind == "c":
+        raise ImageShapeError(where, "complex values", "Complex data not supported.")
+    if kind == "f" and not np.isfinite(array).all():
+        if batch:
+            finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+            where = f"Row {int(np.argmin(finite))} of {where}"
+        raise ImageShapeError(
+            where, "NaN or infinity among the pixels", "Expected finite numbers."
+        )
+    if value_range is not None or array.dtype in (np.uint8, np.uint16, np.bool_):
+        return
+    low, high = (array.min(), array.max()) if array.size else (0, 1)
+    if kind != "f":
+        raise ImageShapeError(
+            where,
+            f"pixels of dtype {array.dtype} from {low} to {high}",
+            "Expected uint8, uint16 or floats in [0, 1]. For another range pass "
+            "value_range=(black, white), for example value_range=(0, 255).",
+        )
+    if low < 0 or high > 1:
+        raise ImageShapeError(
+            where,
+            f"float pixels from {low:g} to {high:g}",
+            "Expected values in [0, 1]. For another range pass value_range=(black, "
+            "white), for example value_range=(0, 255).",
+        )
+
+
+def read_rows(X, image_shape, value_range):
+    """Read flattened images that scikit-learn has checked already.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, n_features)
+        One flattened image a row.
+    image_shape : tuple of 2 or 3 ints
+        (H, W) or (H, W, C).
+    value_range : tuple of two floats or None
+        The values that mean black and white; None decides by dtype.
+
+    Returns
+    -------
+    PixelSequence
+        One item a row.
+    """
+    return PixelSequence(X.reshape(len(X), *image_shape), value_range)
+
+
+def default_image_shape(n_features):
+    """Shape of flattened images nobody has described: a square, else one row."""
+    side = round(n_features**0.5)
+    return (side, side) if side * side == n_features else (1, n_features)
+
+
+def check_image_shape(image_shape, n_features):
+    """Return the shape of flattened images, or raise if it does not fit the rows."""
+    if image_shape is None:
+        return default_image_shape(n_features)
+    shape = tuple(image_shape)
+    if int(np.prod(shape)) != n_features or len(shape) not in (2, 3):
+        raise ImageShapeError(
+            "Parameter image_shape",
+            f"{shape} for rows of {n_features} features",
+            "Expected (H, W) or (H, W, C) whose product is the number of features.",
+        )
+    if len(shape) == 3 and shape[2] not in _CHANNELS:
+        raise ImageShapeError(
+            "Parameter image_shape",
+            f"{shape}",
+            "Expected channels last, (H, W, C) with C of 1, 3 or 4.",
+        )
+    return shape
+
+
+def rows_value_range(X, value_range, sample_weight=None):
+    """Return black and white of flattened images, from fit's rows of positive weight.
+
+    None for dtypes that say it themselves (uint8, uint16).
+    """
+    if not isinstance(value_range, str):
+        return tuple(value_range)
+    if X.dtype in (np.uint8, np.uint16):
+        return None
+    if sample_weight is not None and np.any(sample_weight > 0):
+        X = X[sample_weight > 0]
+    return float(X.min()), float(X.max())

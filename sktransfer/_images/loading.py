@@ -1,0 +1,78 @@
+"""Threads that read, decode and resize, a few rows ahead of the network, in row order.
+
+Threads, not processes: Pillow releases the GIL, and threads also work inside joblib's
+workers, where processes may not start processes.
+"""
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+from joblib import effective_n_jobs
+
+_MAX_DEFAULT_THREADS = 4
+
+
+def n_threads(n_jobs):
+    """Return how many threads `n_jobs` means; None is 1 inside a joblib worker.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        As scikit-learn's; -1 is one thread a core.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    cores = cores or os.cpu_count() or 1
+    if n_jobs is None:
+        return 1 if _inside_joblib_worker() else min(_MAX_DEFAULT_THREADS, cores)
+    if n_jobs < 0:
+        return max(1, cores + 1 + n_jobs)
+    return n_jobs
+
+
+def _inside_joblib_worker():
+    from joblib.parallel import get_active_backend
+
+    backend, _ = get_active_backend()
+    return getattr(backend, "nesting_level", 0) > 0 or effective_n_jobs(-1) == 1
+
+
+def map_ordered(function, n, threads, ahead):
+    """Yield function(0), ..., function(n - 1) in order, computed in threads.
+
+    Parameters
+    ----------
+    function : callable
+        Called with a row number.
+    n : int
+        Number of rows.
+    threads : int
+        Number of threads.
+    ahead : int
+        How many results may wait: memory is bounded by this, not by n.
+
+    Yields
+    ------
+    object
+        The results in row order.
+    """
+    if threads == 1:
+        yield from map(function, range(n))
+        return
+    waiting = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="sktransfer") as pool:
+        try:
+            for row in range(n):
+                waiting.append(pool.submit(function, row))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

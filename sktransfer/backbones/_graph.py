@@ -1,0 +1,232 @@
+"""Where a network is cut: `pooled`, the last feature map averaged over its pixels.
+
+The cut is found in the network's graph (torch.fx with torchvision's tracer), not in a
+table of names. The classification part is what lives under a top-level module called
+`fc`, `classifier`, `head` or `heads`, and otherwise the last linear layer; the last
+feature map is the last tensor with height and width before it. Norms that the network
+itself applies between averaging and classifying (ConvNeXt) belong to the trunk; hidden
+linear layers (VGG, MobileNetV3) do not.
+
+A network that cannot be traced, or has no feature map, is used as it is: its output is
+averaged over height and width, or over tokens, if it has any.
+"""
+
+import copy
+from hashlib import blake2b
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.optimization import fuse
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torchvision.models.feature_extraction import NodePathTracer
+
+from sktransfer.exceptions import WeightsMismatchError
+
+_CLASSIFIER_NAMES = {"fc", "classifier", "head", "heads"}
+_FULL_SIZE = 224
+
+
+class OutputPool(nn.Module):
+    """A module whose output, averaged over pixels or tokens, is the features."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch):
+        """Return the features (b, d) of a batch."""
+        output = self.module(batch)
+        if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4):
+            found = (
+                f"a tensor of shape {tuple(output.shape)}"
+                if isinstance(output, torch.Tensor)
+                else type(output).__name__
+            )
+            raise WeightsMismatchError(
+                "of the module",
+                type(self.module).__name__,
+                f"its graph cannot be traced and its output is {found}",
+                "Expected a module that returns a tensor of shape (b, d), (b, t, d) or "
+                "(b, c, h, w).",
+            )
+        if output.ndim == 4:
+            return output.mean((2, 3))
+        return output.mean(1) if output.ndim == 3 else output
+
+
+def cut_pooled(module, image_size):
+    """Cut a network at `pooled`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps images (b, 3, s, s) to anything. It is put into eval mode.
+    image_size : int
+        Height and width, in pixels, of the images the network is meant for.
+
+    Returns
+    -------
+    torch.nn.Module
+        Maps images to features (b, d); its tensors are the module's own, under their
+        own names.
+    """
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    try:
+        graph, paths = _trace(module)
+        values = _shapes(module, graph, image_size)
+    except Exception:  # anything a user's forward does may defeat the tracer
+        return OutputPool(module)
+    found = _find_pooled(module, graph, paths, values)
+    if found is None:
+        return OutputPool(module)
+    return _pruned(module, graph, *found)
+
+
+def _trace(module):
+    tracer = NodePathTracer()
+    graph = tracer.trace(module)
+    return graph, dict(tracer.node_to_qualname)
+
+
+def _shapes(module, graph, image_size):
+    """Shapes of all nodes, on fake tensors: nothing is computed.
+
+    Small images shrink to one pixel before the last block of a deep network, which
+    hides what a feature map is: a usual size is tried first.
+    """
+    traced = fx.GraphModule(module, graph)
+    for size in dict.fromkeys((max(_FULL_SIZE, image_size), image_size)):
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                image = torch.empty(2, 3, size, size)
+                FakeTensorProp(traced, mode).propagate_dont_convert_inputs(image)
+            break
+        except Exception as error:
+            failure = error
+    else:
+        raise failure
+    return {node: node.meta.get("val") for node in graph.nodes}
+
+
+def _find_pooled(module, graph, paths, values):
+    """Return (node, whether it is a map still to be averaged), or None."""
+    layers = dict(module.named_modules())
+
+    def layer(node):
+        return layers[node.target] if node.op == "call_module" else None
+
+    def shape(node):
+        value = values.get(node)
+        return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+
+    nodes = list(graph.nodes)
+    stop = _first_of_classifier(nodes, layer, paths)
+    before = nodes[:stop]
+    maps = [
+        node
+        for node in before
+        if node.op not in ("placeholder", "get_attr")
+        and len(shape(node)) == 4
+        and max(shape(node)[2:]) > 1
+        and not isinstance(layer(node), nn.AdaptiveAvgPool2d)
+        and paths.get(node, "").split(".")[0] not in _CLASSIFIER_NAMES
+    ]
+    if not maps:
+        return None
+    feature_map = maps[-1]
+    if stop < len(nodes):
+        entry = nodes[stop].all_input_nodes[0]
+        if shape(entry)[1:] == shape(feature_map)[1:2]:
+            return entry, False
+    elif shape(nodes[-1].all_input_nodes[0])[1:] == shape(feature_map)[1:2]:
+        return nodes[-1].all_input_nodes[0], False
+    return feature_map, True
+
+
+def _first_of_classifier(nodes, layer, paths):
+    """Index of the first layer that classifies; the number of nodes if none does."""
+    for i, node in enumerate(nodes):
+        top = paths.get(node, "").split(".")[0]
+        if top in _CLASSIFIER_NAMES and isinstance(layer(node), (nn.Linear, nn.Conv2d)):
+            return i
+    linear = [i for i, node in enumerate(nodes) if isinstance(layer(node), nn.Linear)]
+    later = [i for i, node in enumerate(nodes) if isinstance(layer(node), nn.Conv2d)]
+    if linear and (not later or linear[-1] > later[-1]):
+        return next(i for i in linear if not later or i > later[-1])
+    return len(nodes)
+
+
+def _pruned(module, graph, node, is_map):
+    """The graph up to a node, as a module of the tensors it needs."""
+    for last in [n for n in graph.nodes if n.op == "output"]:
+        graph.erase_node(last)
+    with graph.inserting_after(node):
+        if is_map:
+            node = graph.call_method("mean", (node, (2, 3)))
+    graph.output(node)
+    graph.eliminate_dead_code()
+    trunk = fx.GraphModule(module, graph, class_name=type(module).__name__)
+    trunk.delete_all_unused_submodules()
+    trunk.recompile()
+    return trunk.eval()
+
+
+def fused(trunk):
+    """Copy a trunk for inference: batch norms folded into convolutions, channels last.
+
+    The original is left as it is.
+    """
+    copied = copy.deepcopy(trunk)
+    if isinstance(copied, fx.GraphModule):
+        copied = fuse(copied)
+    copied = copied.eval().to(memory_format=torch.channels_last)
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    return copied
+
+
+def tensors(trunk):
+    """All parameters and buffers by name, those that are not in `state_dict` too."""
+    own = dict(trunk.named_parameters(remove_duplicate=False))
+    return {**own, **dict(trunk.named_buffers(remove_duplicate=False))}
+
+
+def restore(trunk, arrays):
+    """Copy arrays, by name, into all tensors of a trunk."""
+    with torch.no_grad():
+        for name, tensor in tensors(trunk).items():
+            tensor.copy_(torch.from_numpy(arrays[name]))
+
+
+def count_features(trunk, image_size, backbone):
+    """Width of a trunk's features, found by running it on blank images."""
+    try:
+        with torch.inference_mode():
+            blank = torch.zeros(2, 3, image_size, image_size)
+            return int(trunk(blank).shape[1])
+    except RuntimeError as error:
+        raise ValueError(
+            f"The backbone {backbone!r} cannot work on images of {image_size} x "
+            f"{image_size} pixels ({error}). Set image_size to a size it can."
+        ) from error
+
+
+def weights_digest(trunk):
+    """Digest of the names and bytes of all tensors of a trunk."""
+    hasher = blake2b(digest_size=20)
+    for name, tensor in sorted(tensors(trunk).items()):
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return hasher.hexdigest()
+
+
+def structure(trunk):
+    """A text that determines what a trunk computes with its tensors, or None."""
+    if not isinstance(trunk, fx.GraphModule):
+        return None
+    leaves = [f"{n.target}={trunk.get_submodule(n.target)!r}"
+              for n in trunk.graph.nodes if n.op == "call_module"]
+    return "\n".join([trunk.code, *leaves])

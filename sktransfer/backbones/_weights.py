@@ -1,0 +1,154 @@
+"""Find, download, read and check weights. Files are read, never run."""
+
+import json
+import os
+import time
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import safetensors
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+from sktransfer._images.preprocessing import Preprocessing
+from sktransfer.backbones._graph import tensors
+from sktransfer.backbones._mini import PATH as MINI_PATH
+from sktransfer.exceptions import WeightsDownloadError, WeightsMismatchError
+
+_N_TRIES = 3
+_PREPROCESSING_KEY = "preprocessing"
+
+
+def read_weights(source, backbone):
+    """Read the tensors of a weights source.
+
+    Parameters
+    ----------
+    source : WeightsSource
+        Anything but ``"built"``.
+    backbone : str
+        Name of the backbone, for messages.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The tensors as they are stored.
+    """
+    if source.kind == "url":
+        path = download(source.location)
+    else:
+        path = MINI_PATH if source.kind == "shipped" else Path(source.location)
+    if not path.is_file():
+        raise WeightsMismatchError(
+            source.label, backbone, f"there is no file {os.path.abspath(path)}"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each reader has errors of its own for a broken file
+        raise WeightsMismatchError(
+            source.label,
+            backbone,
+            f"{os.path.abspath(path)} cannot be read ({type(error).__name__}: {error})",
+            "Expected a .safetensors file, or a .pth file that holds a state dict.",
+        ) from error
+    return _state_dict(state, source, backbone)
+
+
+def _state_dict(state, source, backbone):
+    """Find the state dict in what a .pth file holds."""
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if isinstance(state, dict) and all(map(torch.is_tensor, state.values())):
+        return state
+    raise WeightsMismatchError(
+        source.label,
+        backbone,
+        f"the file holds {type(state).__name__}, not a state dict",
+        "Save model.state_dict().",
+    )
+
+
+def download(url):
+    """Return the path of a file kept under TORCH_HOME, downloading it at first use.
+
+    Parameters
+    ----------
+    url : str
+        Address; the last part of the file name is the start of its SHA-256 digest.
+
+    Returns
+    -------
+    Path
+        The file, whose digest was checked when it was downloaded.
+    """
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    path = folder / Path(urlparse(url).path).name
+    if path.is_file():
+        return path
+    digest = torch.hub.HASH_REGEX.search(path.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        for attempt in range(_N_TRIES):
+            if path.is_file():  # another process was faster
+                break
+            try:
+                torch.hub.download_url_to_file(
+                    url, path, digest and digest.group(1), progress=False
+                )
+            except (URLError, OSError, RuntimeError) as error:
+                if attempt == _N_TRIES - 1:
+                    raise WeightsDownloadError(url, str(path), error) from error
+                time.sleep(2.0**attempt / 4)
+    return path
+
+
+def load_into(trunk, state, source, backbone):
+    """Copy stored tensors into a trunk; every tensor of the trunk must be there.
+
+    Tensors of the layers behind the trunk (a classifier of any number of classes) are
+    not looked at. Half precision on disk becomes float32 in memory.
+    """
+    own = {name: t for name, t in tensors(trunk).items() if name in trunk.state_dict()}
+    missing = [n for n in own if n not in state and not n.endswith("batches_tracked")]
+    wrong = [
+        f"{n}: {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
+        for n in own
+        if n in state and state[n].shape != own[n].shape
+    ]
+    if missing or wrong:
+        some = [*[f"{n} is missing" for n in missing], *wrong]
+        raise WeightsMismatchError(
+            source.label,
+            backbone,
+            f"of its {len(own)} tensors {len(missing)} are missing and {len(wrong)} "
+            f"have another shape ({'; '.join(some[:3])})",
+            "Pass weights that were saved from this architecture.",
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name in state:
+                tensor.copy_(state[name])
+
+
+def stored_preprocessing(path):
+    """Read the preprocessing out of a .safetensors file's metadata, or return None."""
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    with safetensors.safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(_PREPROCESSING_KEY)
+    return text and Preprocessing.from_dict(json.loads(text))
+
+
+def save_weights(trunk, path, preprocessing):
+    """Write a trunk's tensors and its preprocessing as .safetensors, atomically."""
+    path = Path(path)
+    metadata = {_PREPROCESSING_KEY: json.dumps(preprocessing.to_dict())}
+    state = {n: t.detach().cpu().contiguous() for n, t in trunk.state_dict().items()}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    save_file(state, partial, metadata)
+    partial.replace(path)
