@@ -110,7 +110,7 @@ def test_every_file_is_named_after_a_noun_of_its_own():
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_modules_have_one_underscore_per_path(path):
-    """Modules of a private package carry none; private ones of a public one carry one."""
+    """A private package's modules carry none: the folder's is enough."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     private = [p for p in parts if p.startswith("_") and p != "__init__"]
     assert len(private) <= 1
