@@ -1,0 +1,183 @@
+"""What the classifier and the transformer share: parameters, reading X, features, pickles.
+
+This is the one place that knows scikit-learn's private helpers for parameters.
+"""
+
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import validate_data
+
+from sktransfer._cache.keys import activation_key, fingerprint
+from sktransfer._cache.memory import SHARED
+from sktransfer._images.inputs import (
+    check_image_shape,
+    input_kind,
+    is_frame,
+    read_items,
+    read_pixels,
+    read_rows,
+    rows_value_range,
+)
+from sktransfer._images.loading import n_threads
+from sktransfer.backbones._backbone import open_backbone
+from sktransfer.exceptions import ImageShapeError
+
+_CUT = "pooled"
+
+
+class ImageEstimator(BaseEstimator):
+    """Base of the estimators that read images with a backbone."""
+
+    _parameter_constraints: dict = {
+        "backbone": [str, callable, HasMethods(["named_parameters"])],
+        "weights": [str, Path, None],
+        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "image_shape": ["array-like", None],
+        "value_range": [StrOptions({"auto"}), "array-like"],
+        "resize": [StrOptions({"auto", "crop", "squash"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str],
+        "cache": [StrOptions({"auto"}), None],
+        "store_weights_in_pickle": ["boolean"],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+    }
+
+    def _start_fit(self, X, sample_weight=None):
+        """Check parameters, read X and load the backbone; return the images."""
+        self._validate_params()
+        self._check_value_range()
+        images = self._read_images(X, reset=True, sample_weight=sample_weight)
+        resize = self.resize
+        if resize == "auto" and self.image_shape is None and self._is_one_row():
+            resize = "squash"  # a crop would cut most of a row of features away
+        self.backbone_ = open_backbone(
+            self.backbone, self.weights, self.image_size, resize, self.random_state
+        )
+        return images
+
+    def _is_one_row(self):
+        return self.image_shape_ is not None and self.image_shape_[0] == 1
+
+    def _check_value_range(self):
+        if isinstance(self.value_range, str):
+            return
+        numbers = list(self.value_range)
+        real = len(numbers) == 2 and all(isinstance(v, Real) for v in numbers)
+        if not real or not numbers[0] < numbers[1]:
+            raise ValueError(
+                f"Parameter value_range: found {self.value_range!r}. Expected 'auto' or "
+                "two numbers (black, white) with black < white."
+            )
+
+    def _read_images(self, X, *, reset, sample_weight=None):
+        """Turn any X into an ImageSequence; in fit, learn its shape and range."""
+        kind = input_kind(X)
+        if kind == "rows":
+            return self._read_rows(X, reset, sample_weight)
+        value_range = None
+        if not isinstance(self.value_range, str):
+            value_range = tuple(self.value_range)
+        read = read_pixels if kind == "pixels" else read_items
+        images = read(X, value_range)
+        if len(images) == 0:
+            raise ValueError(
+                "X: found 0 images (0 sample(s)) while a minimum of 1 is required."
+            )
+        if reset:
+            self._forget_columns()
+            if is_frame(X):
+                self.n_features_in_ = 1
+                if isinstance(X.columns[0], str):
+                    self.feature_names_in_ = np.array([X.columns[0]], dtype=object)
+            self.image_shape_, self.value_range_ = None, value_range
+        return images
+
+    def _forget_columns(self):
+        for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
+
+    def _read_rows(self, X, reset, sample_weight):
+        _refuse_tables(X, type(self).__name__)
+        if not reset and self.image_shape_ is None:
+            raise ImageShapeError(
+                "X",
+                "rows of numbers",
+                "fit saw images (files or arrays of pixels); expected the same here. "
+                "A single image needs a new first axis: X[np.newaxis].",
+            )
+        X = validate_data(self, X, reset=reset, dtype="numeric")
+        if reset:
+            self.image_shape_ = check_image_shape(self.image_shape, X.shape[1])
+            self.value_range_ = rows_value_range(X, self.value_range, sample_weight)
+        return read_rows(X, self.image_shape_, self.value_range_)
+
+    def _compute_features(self, images, *, nan_rows=False, hint=""):
+        """Features (n, d), float32, of images; known ones come from the cache."""
+        from sktransfer._engine.device import resolve_device
+        from sktransfer._engine.prefix import PrefixJob, raise_problems
+
+        device = resolve_device(self.device)
+        backbone = self.backbone_
+        job = PrefixJob(
+            backbone.for_inference(device),
+            backbone.preprocessing,
+            backbone.n_features,
+            device,
+            self.batch_size,
+            n_threads(self.n_jobs),
+        )
+        if self.cache is not None:
+            self._connect_cache(job, device)
+        features = job.run(images)
+        if not nan_rows:
+            raise_problems(job.problems, len(images), hint)
+        return features
+
+    def _connect_cache(self, job, device):
+        backbone = self.backbone_
+        everything = fingerprint(
+            backbone=backbone.fingerprint,
+            cut=_CUT,
+            preprocessing=backbone.preprocessing.to_dict(),
+            device=device.type,
+            # Off the CPU batches are filled up, so their size takes part.
+            batch_size=None if device.type == "cpu" else self.batch_size,
+        )
+        number = SHARED.new_pass()
+        job.key_of = lambda content: activation_key(content, everything)
+        job.get = lambda key: SHARED.get(key, number)
+        job.put = lambda key, value: SHARED.put(key, value, number)
+
+    def __getstate__(self):
+        """Store weights by reference, or all of them where that is asked for."""
+        state = dict(super().__getstate__())
+        if "backbone_" in state and self.store_weights_in_pickle:
+            state["backbone_"] = self.backbone_.with_weights_in_pickle()
+        return state
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags
+
+
+def _refuse_tables(X, name):
+    """Point to ColumnTransformer when images stand beside other columns."""
+    if not is_frame(X) or X.shape[1] < 2:
+        return
+    kinds = {
+        column: input_kind(X[[column]]) for column in X.columns if X.shape[0] > 0
+    }
+    others = [column for column, kind in kinds.items() if kind == "items"]
+    if others:
+        raise ValueError(
+            f"X: found a table of {X.shape[1]} columns, of which {others} are not "
+            f"numbers. Expected one column of images. For images beside other columns "
+            f"use ColumnTransformer([('images', {name}(), {others[:1]}), ...])."
+        )
