@@ -19,7 +19,7 @@ _MODULE_OF = {
 }
 _SUBMODULES = ("backbones", "datasets", "exceptions", "strategies")
 
-__all__ = [  # noqa: RUF022 (classes first, then modules)
+__all__ = [
     "FeatureExtraction",
     "FeatureExtractorTransformer",
     "TransferClassifier",

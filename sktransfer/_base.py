@@ -1,4 +1,4 @@
-"""What the classifier and the transformer share: parameters, reading X, features, pickles.
+"""What classifier and transformer share: parameters, reading X, features, pickles.
 
 This is the one place that knows scikit-learn's private helpers for parameters.
 """
@@ -70,8 +70,8 @@ class ImageEstimator(BaseEstimator):
         real = len(numbers) == 2 and all(isinstance(v, Real) for v in numbers)
         if not real or not numbers[0] < numbers[1]:
             raise ValueError(
-                f"Parameter value_range: found {self.value_range!r}. Expected 'auto' or "
-                "two numbers (black, white) with black < white."
+                f"Parameter value_range: found {self.value_range!r}. Expected "
+                "'auto' or two numbers (black, white) with black < white."
             )
 
     def _read_images(self, X, *, reset, sample_weight=None):
@@ -171,9 +171,7 @@ def _refuse_tables(X, name):
     """Point to ColumnTransformer when images stand beside other columns."""
     if not is_frame(X) or X.shape[1] < 2:
         return
-    kinds = {
-        column: input_kind(X[[column]]) for column in X.columns if X.shape[0] > 0
-    }
+    kinds = {column: input_kind(X[[column]]) for column in X.columns if X.shape[0] > 0}
     others = [column for column, kind in kinds.items() if kind == "items"]
     if others:
         raise ValueError(

@@ -75,7 +75,8 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,), or list of them
-        The labels, sorted; a list with one array a target where there are several.
+        The labels, sorted; a list with one array a target where there are several, and
+        the numbers of the columns for a multilabel target.
     backbone_ : Backbone
         The loaded network; ``backbone_.save(path)`` writes it to a file.
     head_ : LinearHead or list of LinearHead
@@ -218,7 +219,9 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         weighted = y if sample_weight is None else y[sample_weight > 0]
         n_classes = len(np.unique(weighted))
         if n_classes < 2:
-            of_weight = "" if sample_weight is None else " among rows of positive weight"
+            of_weight = (
+                "" if sample_weight is None else " among rows of positive weight"
+            )
             raise ValueError(
                 f"y: found {n_classes} class(es){of_weight}. Expected at least two "
                 "classes."
@@ -251,6 +254,8 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
             self.head_, self.classes_ = heads[0], heads[0].classes
         else:
             self.head_, self.classes_ = heads, [head.classes for head in heads]
+        if self._is_multilabel():
+            self.classes_ = np.arange(len(heads))
 
     def _apply_heads(self, method, X):
         """Call a method of each head on the features of X; a list with one result."""

@@ -155,6 +155,6 @@ class WeightsDownloadError(SktransferError, ConnectionError):
         return (
             f"The pretrained weights could not be downloaded from {self.url} "
             f"({self.reason}). Without a network, put that file at {self.path} (the "
-            "folder follows TORCH_HOME), pass weights='PATH' to a file you have, or use "
-            "backbone='mini', whose weights come with sktransfer."
+            "folder follows TORCH_HOME), pass weights='PATH' to a file you have, or "
+            "use backbone='mini', whose weights come with sktransfer."
         )

@@ -1,7 +1,7 @@
 """Random crops, flips and colours for one batch, in a few tensor operations.
 
-One `grid_sample` a batch does crop, flip and resize at once: 64 images cost about 10 ms,
-so that the network stays the slow part even on one core.
+One `grid_sample` a batch does crop, flip and resize at once: 64 images cost about
+10 ms, so that the network stays the slow part even on one core.
 """
 
 import math
@@ -10,6 +10,8 @@ import torch
 from torch.nn import functional
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+# Widths are at most 4/3 of heights, and the other way round.
+LOG_RATIO = math.log(4 / 3)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 
@@ -18,13 +20,13 @@ def to_float(images):
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
 
 
-def random_crops(images, size, generator, scale=(0.35, 1.2), log_ratio=math.log(4 / 3)):
+def random_crops(images, size, generator, scale=(0.35, 1.2)):
     """Cut one random rectangle from each image, flip half of them, resize to `size`.
 
     `scale` is the share of the image's area. Shares above one show the whole image
     smaller, with mirrored borders: the network then sees its images at (nearly) their
-    own sharpness and not only enlarged, which is what users' large photographs look like
-    after they were made small.
+    own sharpness and not only enlarged, as users' large photographs look after they
+    were made small.
     """
     n = len(images)
 
@@ -32,7 +34,7 @@ def random_crops(images, size, generator, scale=(0.35, 1.2), log_ratio=math.log(
         return low + (high - low) * torch.rand(n, generator=generator)
 
     side = uniform(*scale).sqrt()
-    ratio = uniform(-log_ratio, log_ratio).mul(0.5).exp()
+    ratio = uniform(-LOG_RATIO, LOG_RATIO).mul(0.5).exp()
     width, height = side * ratio, side / ratio
     flip = (torch.rand(n, generator=generator) < 0.5).float() * 2 - 1
     theta = torch.zeros(n, 2, 3)

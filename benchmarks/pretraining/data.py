@@ -14,7 +14,7 @@ from PIL import Image
 
 
 def decode(source, target):
-    """Decode every WebP image of the npz files into `target`/{train,val}-{64,84}.npy."""
+    """Decode every WebP image of the npz files into {train,val}-{64,84}.npy."""
     target.mkdir(parents=True, exist_ok=True)
     files = {"train": sorted(source.glob("train-*.npz")), "val": [source / "val.npz"]}
     for part, paths in files.items():

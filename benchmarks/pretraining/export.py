@@ -31,7 +31,9 @@ def main(run, target):
     }
     path = target / "mini.safetensors"
     save_file(trunk, path, {"preprocessing": json.dumps(PREPROCESSING)})
-    settings = {k: v for k, v in state["settings"].items() if isinstance(v, int | float)}
+    settings = {
+        k: v for k, v in state["settings"].items() if isinstance(v, int | float)
+    }
     card = {
         "architecture": "torchvision mobilenet_v3_small, features only",
         "n_features": 576,

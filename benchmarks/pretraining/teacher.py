@@ -2,7 +2,8 @@
 
 The teacher is the exact MobileNetV2 of `mobilenet_v2-imagenet-tflite-rowsflipped`: its
 kernels are turned by 180 degrees, so it wants its images upside down. For every image,
-squashed to 160 px, its 1,000 logits and its 1,280 pooled features are stored as float16.
+squashed to 160 px, its 1,000 logits and its 1,280 pooled features are stored, as
+float16.
 """
 
 import argparse
@@ -20,8 +21,9 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 def load_teacher(path):
     model = torchvision.models.mobilenet_v2(weights=None)
-    state = {k: v.float() if v.is_floating_point() else v
-             for k, v in load_file(path).items()}
+    state = {
+        k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()
+    }
     model.load_state_dict(state)
     return model.eval().to(memory_format=torch.channels_last)
 

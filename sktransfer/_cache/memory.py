@@ -35,7 +35,7 @@ class MemoryStore:
         return len(self._entries)
 
     def new_pass(self):
-        """Number of a new pass over images."""
+        """Return the number of a new pass over images."""
         return next(self._numbers)
 
     def get(self, key, number):

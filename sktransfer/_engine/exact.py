@@ -1,7 +1,7 @@
 """The head of a frozen backbone, solved: standardization and logistic regression.
 
-Everything is float64: on float32, a fit with weights and one with repeated rows differ by
-5e-4, on float64 by 1e-10.
+Everything is float64: on float32, a fit with weights and one with repeated rows differ
+by 5e-4, on float64 by 1e-10.
 """
 
 from dataclasses import dataclass

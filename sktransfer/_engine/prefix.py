@@ -5,9 +5,9 @@ in the store leave before they are decoded; the others are gathered into full ba
 Activations are stored as their batch is done, so a run that fails keeps what it had.
 
 A row's value must not depend on its batch, since it may come from the store or not.
-On a CPU, batches of 1, 2, 3, 6 and 7 rows differ in the last bits from larger ones, so no
-batch has fewer than 8 rows: a short one is filled up with its last row. Elsewhere, where
-kernels are chosen by shape, every batch is filled up to `batch_size`.
+On a CPU, batches of 1, 2, 3, 6 and 7 rows differ in the last bits from larger ones, so
+no batch has fewer than 8 rows: a short one is filled up with its last row. Elsewhere,
+where kernels are chosen by shape, every batch is filled up to `batch_size`.
 """
 
 from dataclasses import dataclass, field

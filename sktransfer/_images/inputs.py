@@ -96,8 +96,10 @@ def _is_numeric_frame(X):
         return True
     column = X.iloc[:, 0] if hasattr(X, "iloc") else X[X.columns[0]]
     cells = column.to_numpy()
-    return len(cells) > 0 and all(isinstance(cell, Number) for cell in cells) and not (
-        _all_missing(cells)
+    return (
+        len(cells) > 0
+        and all(isinstance(cell, Number) for cell in cells)
+        and not (_all_missing(cells))
     )
 
 

@@ -1,7 +1,7 @@
 """The kinds of image a single row may hold, one small class each.
 
-An item knows where its image comes from and opens it only when asked: `load` returns the
-image's source (encoded bytes, PIL image or array) with the bytes that identify its
+An item knows where its image comes from and opens it only when asked: `load` returns
+the image's source (encoded bytes, PIL image or array) with the bytes that identify its
 content, `decode` turns that source into RGB. Files are read once, for both.
 """
 

@@ -160,7 +160,7 @@ def _first_of_classifier(nodes, layer, paths):
 
 
 def _pruned(module, graph, node, is_map):
-    """The graph up to a node, as a module of the tensors it needs."""
+    """Return the graph up to a node, as a module of the tensors it needs."""
     for last in [n for n in graph.nodes if n.op == "output"]:
         graph.erase_node(last)
     with graph.inserting_after(node):
@@ -224,9 +224,12 @@ def weights_digest(trunk):
 
 
 def structure(trunk):
-    """A text that determines what a trunk computes with its tensors, or None."""
+    """Return a text that says what a trunk computes with its tensors, or None."""
     if not isinstance(trunk, fx.GraphModule):
         return None
-    leaves = [f"{n.target}={trunk.get_submodule(n.target)!r}"
-              for n in trunk.graph.nodes if n.op == "call_module"]
+    leaves = [
+        f"{n.target}={trunk.get_submodule(n.target)!r}"
+        for n in trunk.graph.nodes
+        if n.op == "call_module"
+    ]
     return "\n".join([trunk.code, *leaves])

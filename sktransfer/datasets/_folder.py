@@ -71,8 +71,8 @@ def load_image_folder(path):
     classes = sorted(p for p in root.iterdir() if p.is_dir() and not _is_hidden(p.name))
     if not classes:
         raise ValueError(
-            f"{root} has no subfolders. Expected one subfolder of images per class; for "
-            "images whose labels stand in a table use load_image_table."
+            f"{root} has no subfolders. Expected one subfolder of images per class; "
+            "for images whose labels stand in a table use load_image_table."
         )
     files = {folder.name: _find_images(folder) for folder in classes}
     empty = [name for name, found in files.items() if not found]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def load_image_table(csv, image_columns, root=None):
-    """Read a table in which one or more columns name image files.
+    r"""Read a table in which one or more columns name image files.
 
     No image is opened. Missing cells stay missing.
 
@@ -41,7 +41,7 @@ def load_image_table(csv, image_columns, root=None):
     >>> from sktransfer.datasets import load_image_table
     >>> with TemporaryDirectory() as folder:
     ...     csv = Path(folder, "houses.csv")
-    ...     _ = csv.write_text("photo,price\\nfront/1.jpg,200\\n,150\\n")
+    ...     _ = csv.write_text("photo,price\nfront/1.jpg,200\n,150\n")
     ...     houses = load_image_table(csv, "photo", root="/data")
     >>> houses["photo"].tolist()
     ['/data/front/1.jpg', nan]
@@ -70,5 +70,6 @@ def _absolute(cell, root, column, row):
     if cell != cell:
         return cell
     raise ValueError(
-        f"Row {row} of column {column!r}: found {cell!r}. Expected the path of an image."
+        f"Row {row} of column {column!r}: found {cell!r}. "
+        "Expected the path of an image."
     )

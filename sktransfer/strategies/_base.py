@@ -6,8 +6,8 @@ from sklearn.base import BaseEstimator
 class Strategy(BaseEstimator):
     """A strategy holds parameters and learns nothing itself.
 
-    Being a BaseEstimator gives it `get_params`, `clone`, a repr, and the parameter names
-    ``strategy__...`` in a grid.
+    Being a BaseEstimator gives it `get_params`, `clone`, a repr, and the parameter
+    names ``strategy__...`` in a grid.
     """
 
     _parameter_constraints: dict = {}

@@ -43,4 +43,3 @@ class FeatureExtraction(Strategy):
     def __init__(self, solver="exact", C=0.01):
         self.solver = solver
         self.C = C
-
