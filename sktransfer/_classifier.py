@@ -306,7 +306,7 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         return np.column_stack(of_one)
 
     def decision_function(self, X):
-        """Logits of the linear head.
+        """Compute the logits of the linear head.
 
         Parameters
         ----------

@@ -1,9 +1,9 @@
 """Train `mini`: torchvision's mobilenet_v3_small trunk at 96 px, taught by MobileNetV2.
 
 Three losses share the 576 pooled features: cross-entropy on the 273 labels, the
-teacher's softened probabilities over its 1,000 classes (Hinton et al. 2015), and its standardized
-pooled features through a linear map (FitNets, Romero et al. 2015). What is shipped is
-the exponential moving average of the trunk; the three heads are thrown away.
+teacher's softened probabilities over its 1,000 classes (Hinton et al. 2015), and its
+standardized pooled features through a linear map (FitNets, Romero et al. 2015). What is
+shipped is the exponential moving average of the trunk; the heads are thrown away.
 
 The run stops and resumes at ends of epochs; everything random in epoch e is drawn from
 (seed, e), so a resumed run sees the same crops as one that was not stopped.

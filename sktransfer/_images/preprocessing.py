@@ -2,7 +2,8 @@
 
 The numbers travel with the weights. Files and arrays take one road, torchvision's own
 resizing on PIL images, so an image gives the same features whether it comes as a file
-or as an array. 8-bit images stay 8-bit up to the network; others go through PIL's float mode and are neither clipped nor rounded.
+or as an array. 8-bit images stay 8-bit up to the network; others go through PIL's float
+mode and are neither clipped nor rounded.
 """
 
 from dataclasses import asdict, dataclass, replace
