@@ -119,10 +119,11 @@ class ImageEstimator(BaseEstimator):
     def _compute_features(self, images, *, nan_rows=False, hint=""):
         """Features (n, d), float32, of images; known ones come from the cache."""
         from sktransfer._engine.device import resolve_device
-        from sktransfer._engine.prefix import PrefixJob, raise_problems
+        from sktransfer._engine.prefix import MIN_ROWS, PrefixJob, raise_problems
 
         device = resolve_device(self.device)
         backbone = self.backbone_
+        full_batches = device.type != "cpu" or backbone.needs_full_batches
         job = PrefixJob(
             backbone.for_inference(device),
             backbone.preprocessing,
@@ -130,23 +131,23 @@ class ImageEstimator(BaseEstimator):
             device,
             self.batch_size,
             n_threads(self.n_jobs),
+            max(MIN_ROWS, self.batch_size) if full_batches else MIN_ROWS,
         )
         if self.cache is not None:
-            self._connect_cache(job, device)
+            self._connect_cache(job, device, full_batches)
         features = job.run(images)
         if not nan_rows:
             raise_problems(job.problems, len(images), hint)
         return features
 
-    def _connect_cache(self, job, device):
+    def _connect_cache(self, job, device, full_batches):
         backbone = self.backbone_
         everything = fingerprint(
             backbone=backbone.fingerprint,
             cut=_CUT,
             preprocessing=backbone.preprocessing.to_dict(),
             device=device.type,
-            # Off the CPU batches are filled up, so their size takes part.
-            batch_size=None if device.type == "cpu" else self.batch_size,
+            batch_size=self.batch_size if full_batches else None,
         )
         number = SHARED.new_pass()
         job.key_of = lambda content: activation_key(content, everything)

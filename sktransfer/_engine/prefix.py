@@ -5,9 +5,10 @@ in the store leave before they are decoded; the others are gathered into full ba
 Activations are stored as their batch is done, so a run that fails keeps what it had.
 
 A row's value must not depend on its batch, since it may come from the store or not.
-On a CPU, batches of 1, 2, 3, 6 and 7 rows differ in the last bits from larger ones, so
-no batch has fewer than 8 rows: a short one is filled up with its last row. Elsewhere,
-where kernels are chosen by shape, every batch is filled up to `batch_size`.
+On a CPU, batches of fewer than 8 rows differ in the last bits from larger ones, so a
+short batch is filled up with its last row. Where kernels are chosen by the number of
+rows, off the CPU and in networks with squeeze-and-excitation, it is filled up to
+`batch_size`.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from sktransfer._images.decode import DecodeError
 from sktransfer._images.loading import map_ordered
 from sktransfer.exceptions import InvalidImageError
 
-_MIN_ROWS = 8
+MIN_ROWS = 8
 _BATCHES_AHEAD = 2
 
 
@@ -41,6 +42,8 @@ class PrefixJob:
         Images per forward pass.
     threads : int
         Threads that read and decode.
+    min_rows : int
+        Shorter batches are filled up to this.
     key_of : callable or None
         Maps the content key of an image to its key in the store; None: no store.
     get, put : callable or None
@@ -53,6 +56,7 @@ class PrefixJob:
     device: torch.device
     batch_size: int
     threads: int
+    min_rows: int
     key_of: object = None
     get: object = None
     put: object = None
@@ -106,8 +110,7 @@ class PrefixJob:
 
     def _compute(self, batch, output):
         pixels = batch.pixels
-        fill = _MIN_ROWS if self.device.type == "cpu" else self.batch_size
-        pixels = pixels + [pixels[-1]] * (fill - len(pixels))
+        pixels = pixels + [pixels[-1]] * (self.min_rows - len(pixels))
         activations = self._forward(pixels)
         for i, (key, rows) in enumerate(zip(batch.keys, batch.rows, strict=True)):
             output[rows] = activations[i]

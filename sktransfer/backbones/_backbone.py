@@ -31,6 +31,7 @@ class _Network:
     n_features: int
     digest: str
     fingerprint: str
+    needs_full_batches: bool
     fused: dict = field(default_factory=dict)
 
 
@@ -67,6 +68,11 @@ class Backbone:
     def trunk(self):
         """The network up to its features: a torch.nn.Module in eval mode."""
         return self._loaded().trunk
+
+    @property
+    def needs_full_batches(self):
+        """Whether a row's last bits depend on how many rows are beside it."""
+        return self._loaded().needs_full_batches
 
     def _loaded(self):
         with _lock:
@@ -248,7 +254,8 @@ def _build(backbone):
     text = _graph.structure(trunk) or os.urandom(20).hex()
     fingerprint = blake2b(f"{text}\n{digest}".encode(), digest_size=20).hexdigest()
     n_features = _graph.count_features(trunk, size, backbone.name)
-    return _Network(trunk, n_features, digest, fingerprint)
+    full = _graph.needs_full_batches(trunk)
+    return _Network(trunk, n_features, digest, fingerprint, full)
 
 
 def _build_module(backbone):

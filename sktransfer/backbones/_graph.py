@@ -12,6 +12,7 @@ averaged over height and width, or over tokens, if it has any.
 """
 
 import copy
+import math
 from hashlib import blake2b
 
 import torch
@@ -186,6 +187,26 @@ def fused(trunk):
     for parameter in copied.parameters():
         parameter.requires_grad_(False)
     return copied
+
+
+def needs_full_batches(trunk):
+    """Tell whether a row's value may depend on the number of rows beside it.
+
+    A layer that sees one pixel an image (squeeze-and-excitation, a linear layer) is a
+    matrix product with one row an image, whose kernel is chosen by the number of rows.
+    Measured: there the last bits change with the batch at any size, elsewhere only
+    below eight rows. What cannot be traced is taken to be of this kind.
+    """
+    if not isinstance(trunk, fx.GraphModule):
+        return True
+    for node in trunk.graph.nodes:
+        layer = trunk.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            pixels = node.all_input_nodes[0].meta["val"].shape
+            pixels = pixels[2:] if isinstance(layer, nn.Conv2d) else pixels[1:-1]
+            if math.prod(pixels) == 1:
+                return True
+    return False
 
 
 def tensors(trunk):

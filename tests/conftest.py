@@ -1,0 +1,36 @@
+"""Fixtures that several test modules share."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """300 flattened 8x8 digits, values 0 to 16, and their labels."""
+    X, y = load_digits(return_X_y=True)
+    return X[:300], y[:300]
+
+
+@pytest.fixture(scope="session")
+def colour_images():
+    """24 noisy 20x16 RGB images, red or blue, and their labels."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 90, size=(24, 20, 16, 3), dtype=np.uint8)
+    y = np.array(["red", "blue"])[np.arange(24) % 2]
+    X[y == "red", ..., 0] += 160
+    X[y == "blue", ..., 2] += 160
+    return X, y
+
+
+@pytest.fixture(scope="session")
+def colour_paths(colour_images, tmp_path_factory):
+    """Those images as PNG files; paths and labels."""
+    folder = tmp_path_factory.mktemp("colours")
+    X, y = colour_images
+    paths = []
+    for i, image in enumerate(X):
+        paths.append(str(folder / f"{i}.png"))
+        Image.fromarray(image).save(paths[-1])
+    return paths, y

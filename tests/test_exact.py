@@ -1,0 +1,81 @@
+"""The exact head: what is solved, in which precision, and its edge cases."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sktransfer._engine.exact import fit_linear_head
+
+
+@pytest.fixture
+def features():
+    rng = np.random.default_rng(0)
+    scale = rng.uniform(0.1, 5, size=20)
+    return (rng.normal(size=(90, 20)) * scale + 3 * scale).astype(np.float32)
+
+
+@pytest.fixture
+def labels(features):
+    total = features[:, 0] + features[:, 1]
+    return np.digitize(total, np.quantile(total, [0.3, 0.6]))
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_head_equals_standardized_logistic_regression(features, labels, n_classes):
+    y = np.minimum(labels, n_classes - 1)
+    head = fit_linear_head(features, y, C=0.3)
+    reference = make_pipeline(
+        StandardScaler(), LogisticRegression(C=0.3, tol=1e-6, max_iter=10_000)
+    ).fit(features.astype(np.float64), y)
+    X = features.astype(np.float64)
+    np.testing.assert_allclose(
+        head.decision_function(features), reference.decision_function(X), atol=1e-8
+    )
+    np.testing.assert_allclose(
+        head.predict_proba(features), reference.predict_proba(X), atol=1e-8
+    )
+    np.testing.assert_array_equal(head.predict(features), reference.predict(X))
+
+
+def test_coefficients_are_float64(features, labels):
+    head = fit_linear_head(features, labels, C=1.0)
+    assert head.coef.dtype == head.intercept.dtype == np.float64
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 1, 1: 5, 2: 1}])
+def test_integer_weights_equal_repeated_rows(features, labels, class_weight):
+    weight = np.random.default_rng(1).integers(0, 4, size=len(labels)).astype(float)
+    weighted = fit_linear_head(features, labels, 0.1, weight, class_weight)
+    repeated = fit_linear_head(
+        np.repeat(features, weight.astype(int), axis=0),
+        np.repeat(labels, weight.astype(int)),
+        0.1,
+        class_weight=class_weight,
+    )
+    np.testing.assert_allclose(
+        weighted.decision_function(features),
+        repeated.decision_function(features),
+        atol=1e-4,
+    )
+
+
+def test_feature_that_hardly_varies_is_not_blown_up(features, labels):
+    noise = 1e-12 * np.random.default_rng(2).normal(size=(len(labels), 1))
+    head = fit_linear_head(np.hstack([features, noise]), labels, C=1.0)
+    assert np.abs(head.coef[:, -1]).max() < 1e-6
+
+
+def test_smaller_C_shrinks_the_coefficients(features, labels):
+    strong = fit_linear_head(features, labels, C=1e-4)
+    weak = fit_linear_head(features, labels, C=10.0)
+    assert np.abs(strong.coef).max() < np.abs(weak.coef).max() / 10
+
+
+@pytest.mark.parametrize("only", [0, 1, "a"])
+def test_single_class_is_predicted_with_certainty(features, only):
+    head = fit_linear_head(features, np.full(len(features), only), C=1.0)
+    assert (head.predict(features) == only).all()
+    np.testing.assert_array_equal(head.predict_proba(features), 1.0)
+    assert (head.decision_function(features) > 0).all() == bool(only)
