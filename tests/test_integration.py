@@ -39,7 +39,9 @@ def counted_rows():
 
 def test_five_folds_of_four_candidates_cost_one_pass(digits, counted_rows):
     X, y = digits
-    pipe = make_pipeline(FeatureExtractorTransformer(), LogisticRegression())
+    pipe = make_pipeline(
+        FeatureExtractorTransformer(), LogisticRegression(max_iter=5000)
+    )
     search = GridSearchCV(pipe, {"logisticregression__C": [0.001, 0.01, 0.1, 1]}, cv=5)
     search.fit(X[:160], y[:160])
     assert sum(counted_rows) == 160
