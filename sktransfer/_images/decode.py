@@ -163,7 +163,8 @@ def decode_array(array, value_range):
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.dtype == np.uint8 and value_range in (None, (0, 255)):
-        return to_rgb(Image.fromarray(array))
+        image = Image.fromarray(array)
+        return image if image.mode == "RGB" else to_rgb(image)
     if value_range is None:
         value_range = (0, _SIXTEEN_BIT) if array.dtype == np.uint16 else (0, 1)
     low, high = value_range
