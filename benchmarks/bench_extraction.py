@@ -1,8 +1,8 @@
 """How much faster are features than with the plain `eval()` and `no_grad()` loop?
 
 Both get the same images and the same preprocessing; weights are random, which changes
-no speed. The cache is off. The second table reads JPEG files from paths, which the plain
-loop opens one after another.
+no speed. The cache is off. The second table reads JPEG files from paths, which the
+plain loop opens one after another.
 """
 
 import argparse
