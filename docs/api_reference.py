@@ -1,7 +1,7 @@
 """The public surface, as one data structure: module -> sections -> names.
 
-The API pages are written from it (conf.py), and tests/test_public_api.py compares it with
-what the package offers.
+The API pages are written from it (conf.py), and tests/test_public_api.py compares it
+with what the package offers.
 """
 
 API_REFERENCE = {
@@ -44,15 +44,21 @@ API_REFERENCE = {
 
 
 def render():
-    """Yield (file name, reStructuredText) of the page of each module and their index."""
+    """Yield (file name, text) of the page of each module, and of their index."""
     pages = [module.replace(".", "_") for module in API_REFERENCE]
     yield "index.rst", _page("API reference", ".. toctree::", "", *_indented(pages))
+    described = set()  # a name of two modules gets one page of its own
     for page, (module, sections) in zip(pages, API_REFERENCE.items(), strict=True):
         lines = [f".. currentmodule:: {module}", ""]
         for section in sections:
+            names = [name for name in section["names"] if name not in described]
+            again = [name for name in section["names"] if name in described]
             lines += [section["title"], "-" * len(section["title"]), ""]
-            lines += [".. autosummary::", "   :toctree: generated", ""]
-            lines += [*_indented(section["names"]), ""]
+            lines += [f"- :obj:`sktransfer.{name}`" for name in again]
+            if names:
+                lines += [".. autosummary::", "   :toctree: generated", ""]
+            lines += [*_indented(names), ""]
+            described.update(names)
         yield f"{page}.rst", _page(module, *lines)
 
 

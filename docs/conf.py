@@ -21,7 +21,7 @@ numpydoc_xref_param_type = False
 html_theme = "alabaster"
 
 
-def write_api_pages(app, config):
+def write_api_pages(*_):
     """Write docs/api from the data in api_reference.py, where it has changed."""
     from api_reference import render
 

@@ -89,7 +89,7 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         The values that mean black and white; None where the dtype says it.
     n_features_in_ : int
         Number of columns seen in ``fit``, where X has columns.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Their names, where they are strings.
 
     See Also

@@ -149,13 +149,17 @@ def test_linters_are_pinned_in_the_lint_extra_only(pyproject):
     assert [pin for pin in pins if pin.split("==")[1] in ci] == []
 
 
-def test_no_extra_repeats_a_dependency(pyproject):
+def test_no_requirement_stands_twice(pyproject):
     def names(requirements):
-        return {re.match(r"[A-Za-z0-9-]+", r).group().lower() for r in requirements}
+        return [re.match(r"[A-Za-z0-9-]+", r).group().lower() for r in requirements]
 
     project = pyproject["project"]
+    needed = names(project["dependencies"])
+    assert needed == sorted(set(needed))
     for extra, requirements in project["optional-dependencies"].items():
-        assert names(requirements) & names(project["dependencies"]) == set(), extra
+        wanted = names(requirements)
+        assert len(wanted) == len(set(wanted)), extra
+        assert set(wanted) & set(needed) == set(), extra
 
 
 def test_tools_are_configured_in_pyproject_only():
