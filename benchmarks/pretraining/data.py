@@ -7,9 +7,12 @@ the network, so no image is resampled twice.
 
 import argparse
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
+from augment import jitter_colours, normalize, random_crops, to_float
 from PIL import Image
 
 
@@ -41,6 +44,50 @@ def load_part(folder, part):
     images = {s: np.load(folder / f"{part}-{s}.npy", mmap_mode="r") for s in (64, 84)}
     labels = {s: np.load(folder / f"{part}-{s}-label.npy") for s in (64, 84)}
     return images, labels
+
+
+class Pretraining:
+    """One part of the images, both sizes behind one row number."""
+
+    def __init__(self, folder, part):
+        self.images, labels = load_part(folder, part)
+        self.n_small = len(self.images[64])
+        self.labels = torch.from_numpy(np.concatenate([labels[64], labels[84]])).long()
+
+    def __len__(self):
+        return len(self.labels)
+
+    def pixels(self, rows):
+        """Images of sorted `rows`, as one float tensor per image size."""
+        rows = np.asarray(rows)
+        small = rows[rows < self.n_small]
+        large = rows[rows >= self.n_small] - self.n_small
+        return [
+            to_float(self.images[s][r]) for s, r in ((64, small), (84, large)) if len(r)
+        ]
+
+    def batches(self, epoch, seed, batch_size, sizes, scale):
+        """Yield augmented batches of one epoch; the next is made while one is used.
+
+        Each batch has one of `sizes`, drawn at random.
+        """
+        generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
+        order = torch.randperm(len(self), generator=generator)
+        order = order[: len(order) // batch_size * batch_size]
+
+        def make(rows):
+            rows = rows.sort().values
+            size = sizes[int(torch.randint(len(sizes), (1,), generator=generator))]
+            crops = [random_crops(x, size, generator, scale) for x in self.pixels(rows)]
+            return rows, normalize(jitter_colours(torch.cat(crops), generator))
+
+        chunks = order.split(batch_size)
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(make, chunks[0])
+            for chunk in chunks[1:]:
+                ready, pending = pending.result(), pool.submit(make, chunk)
+                yield ready
+            yield pending.result()
 
 
 if __name__ == "__main__":

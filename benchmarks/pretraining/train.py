@@ -14,14 +14,14 @@ import copy
 import json
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
-from augment import jitter_colours, normalize, random_crops, to_float
-from data import load_part
+from augment import normalize
+from data import Pretraining
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
@@ -45,55 +45,22 @@ class Student(nn.Module):
         )
 
 
-class Data:
-    """Both image sizes behind one row number, with the teacher's answers."""
+class Data(Pretraining):
+    """The images with the teacher's answers."""
 
-    def __init__(self, folder, part):
-        self.images, labels = load_part(folder, part)
-        self.n_small = len(self.images[64])
-        self.labels = torch.from_numpy(np.concatenate([labels[64], labels[84]]))
-        self.labels = self.labels.long()
-        logits, features = (
-            np.concatenate(
-                [np.load(folder / f"{part}-{s}-teacher-{what}.npy") for s in (64, 84)]
+    def __init__(self, folder, part, teacher):
+        super().__init__(folder, part)
+        self.logits, self.features = (
+            torch.from_numpy(
+                np.concatenate(
+                    [
+                        np.load(folder / f"{part}-{s}-{teacher}-{what}.npy")
+                        for s in (64, 84)
+                    ]
+                )
             )
             for what in ("logits", "features")
         )
-        self.logits, self.features = map(torch.from_numpy, (logits, features))
-
-    def __len__(self):
-        return len(self.labels)
-
-    def pixels(self, rows):
-        """Images of sorted `rows`, as one float tensor per image size."""
-        rows = np.asarray(rows)
-        small = rows[rows < self.n_small]
-        large = rows[rows >= self.n_small] - self.n_small
-        return [
-            to_float(self.images[s][r]) for s, r in ((64, small), (84, large)) if len(r)
-        ]
-
-    def batches(self, epoch, args):
-        """Yield augmented batches of one epoch; the next is made while one is used."""
-        generator = torch.Generator().manual_seed(args.seed * 10_000 + epoch)
-        order = torch.randperm(len(self), generator=generator)
-        order = order[: len(order) // args.batch_size * args.batch_size]
-
-        def make(rows):
-            rows = rows.sort().values
-            crops = [
-                random_crops(x, args.size, generator, (args.min_scale, args.max_scale))
-                for x in self.pixels(rows)
-            ]
-            return rows, normalize(jitter_colours(torch.cat(crops), generator))
-
-        chunks = order.split(args.batch_size)
-        with ThreadPoolExecutor(1) as pool:
-            pending = pool.submit(make, chunks[0])
-            for chunk in chunks[1:]:
-                ready, pending = pending.result(), pool.submit(make, chunk)
-                yield ready
-            yield pending.result()
 
 
 def distillation_loss(outputs, data, rows, scaler, args):
@@ -160,7 +127,9 @@ def train_epoch(student, average, optimizer, data, scaler, epoch, args):
     n_batches = len(data) // args.batch_size
     total = 0.0
     torch.manual_seed(args.seed * 10_000 + epoch)
-    for i, (rows, batch) in enumerate(data.batches(epoch, args)):
+    scale = args.min_scale, args.max_scale
+    batches = data.batches(epoch, args.seed, args.batch_size, args.sizes, scale)
+    for i, (rows, batch) in enumerate(batches):
         step = epoch * n_batches + i
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.epochs * n_batches, args)
@@ -178,11 +147,15 @@ def main(args):
     torch.set_flush_denormal(True)
     torch.set_num_threads(args.threads)
     args.run.mkdir(parents=True, exist_ok=True)
-    data, validation = Data(args.decoded, "train"), Data(args.decoded, "val")
+    data = Data(args.decoded, "train", args.teacher)
+    validation = Data(args.decoded, "val", args.teacher)
     features = data.features.float()
     scaler = features.mean(0), features.std(0).clamp_min(1e-3)
     torch.manual_seed(args.seed)
     student = Student().to(memory_format=torch.channels_last)
+    if args.initial:
+        trunk = {name: value.float() for name, value in load_file(args.initial).items()}
+        student.load_state_dict(trunk, strict=False)
     average = copy.deepcopy(student)
     decayed = [p for p in student.parameters() if p.ndim > 1]
     plain = [p for p in student.parameters() if p.ndim <= 1]
@@ -206,7 +179,7 @@ def main(args):
         row = {
             "epoch": epoch,
             "loss": loss,
-            "validation_accuracy": accuracy(average, validation, args.size),
+            "validation_accuracy": accuracy(average, validation, 96),
             "seconds": time.perf_counter() - start,
         }
         history.append(row)
@@ -232,7 +205,6 @@ def parse_args():
     for name, default in {
         "epochs": 20,
         "batch-size": 64,
-        "size": 96,
         "seed": 0,
         "threads": torch.get_num_threads(),
     }.items():
@@ -249,6 +221,11 @@ def parse_args():
         "max-scale": 1.2,
     }.items():
         parser.add_argument(f"--{name}", type=float, default=default)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[80, 96, 112, 128])
+    parser.add_argument(
+        "--teacher", default="teacher", help="whose answers, see teacher.py"
+    )
+    parser.add_argument("--initial", type=Path, help="trunk to start from, of export.py")
     return parser.parse_args()
 
 

@@ -44,7 +44,7 @@ class MemoryStore:
             entry = self._entries.get(key)
             if entry is None:
                 return None
-            self._entries[key] = number, entry[1]
+            self._entries[key] = max(number, entry[0]), entry[1]
             self._entries.move_to_end(key)
             return entry[1]
 
@@ -54,7 +54,7 @@ class MemoryStore:
         value.setflags(write=False)
         size = value.nbytes + _ENTRY_OVERHEAD
         with self._lock:
-            if key in self._entries:
+            if key in self._entries or size > self.max_bytes:
                 return
             while self._n_bytes + size > self.max_bytes:
                 if not self._evict_older_than(number):

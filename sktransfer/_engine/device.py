@@ -24,7 +24,7 @@ def resolve_device(device):
             device = "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         resolved = torch.device(device)
-        torch.empty(1, device=resolved)
+        torch.empty(1, device=resolved).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"Parameter device: {device!r} cannot be used here ({error}). Pass 'auto', "

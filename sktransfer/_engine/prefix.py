@@ -5,10 +5,10 @@ in the store leave before they are decoded; the others are gathered into full ba
 Activations are stored as their batch is done, so a run that fails keeps what it had.
 
 A row's value must not depend on its batch, since it may come from the store or not.
-On a CPU, batches of fewer than 8 rows differ in the last bits from larger ones, so a
-short batch is filled up with its last row. Where kernels are chosen by the number of
-rows, off the CPU and in networks with squeeze-and-excitation, it is filled up to
-`batch_size`.
+On a CPU, batches of fewer than 16 rows differ in the last bits from larger ones (with
+one thread; with two, fewer than 8 do), so a short batch is filled up with its last row.
+Where kernels are chosen by the number of rows, off the CPU and in networks with
+squeeze-and-excitation, it is filled up to `batch_size`.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from sktransfer._images.decode import DecodeError
 from sktransfer._images.loading import map_ordered
 from sktransfer.exceptions import InvalidImageError
 
-MIN_ROWS = 8
+MIN_ROWS = 16
 _BATCHES_AHEAD = 2
 
 

@@ -13,6 +13,9 @@ from PIL import Image, ImageOps
 
 # Reading these formats starts another program (Ghostscript).
 _REFUSED_FORMATS = {"EPS"}
+_EPS_REFUSED = "EPS is refused: decoding it would run Ghostscript"
+# Pillow knows how these begin and no more.
+_NEVER_DECODED_FORMATS = {"BUFR", "GRIB", "HDF5", "MPEG"}
 _REFUSED_EXTENSIONS = {".eps", ".ps"}
 _SIXTEEN_BIT = 65535.0
 _TIFF_BITS_PER_SAMPLE = 258
@@ -28,7 +31,8 @@ class DecodeError(Exception):
 def readable_formats():
     """Names of the formats that may be decoded."""
     Image.init()
-    return tuple(name for name in Image.ID if name not in _REFUSED_FORMATS)
+    left_out = _REFUSED_FORMATS | _NEVER_DECODED_FORMATS
+    return tuple(name for name in Image.ID if name not in left_out)
 
 
 @cache
@@ -60,7 +64,7 @@ def decode_bytes(data, size):
     if not data:
         raise DecodeError("empty (0 bytes)")
     if data[:4] == b"%!PS" or data[:4] == b"\xc5\xd0\xd3\xc6":
-        raise DecodeError("EPS is refused: decoding it would run Ghostscript")
+        raise DecodeError(_EPS_REFUSED)
     try:
         with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
             if image.format in ("JPEG", "MPO"):
@@ -83,6 +87,8 @@ def decode_bytes(data, size):
 
 def decode_pil(image):
     """Bring a PIL image of any mode, with its EXIF orientation applied, to RGB."""
+    if image.__class__.__name__ == "EpsImageFile" and image.tile:  # not loaded yet
+        raise DecodeError(_EPS_REFUSED)
     try:
         with _pil_lock:
             image.load()
@@ -97,12 +103,13 @@ def decode_pil(image):
 
 def to_rgb(image):
     """Bring a loaded PIL image of any mode to RGB, or to floats if it is deeper."""
-    white_levels = _white_levels(image) if image.mode in ("I", "F") else None
+    is_deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    white_levels = _white_levels(image) if is_deep else None
     image = _upright(image)
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.float32) / np.float32(_SIXTEEN_BIT)
     if white_levels:
         return _scale(np.asarray(image), white_levels)
+    if image.mode == "La":
+        image = image.convert("LA")  # the only mode that Pillow converts it to
     if image.has_transparency_data:
         # White, as on paper: what lies hidden under transparent pixels is arbitrary.
         image = image.convert("RGBA")
@@ -119,16 +126,19 @@ def _upright(image):
 
 
 def _white_levels(image):
-    """Values that may mean white in a 32-bit image, lowest first.
+    """Values that may mean white in a 16-bit or 32-bit image, lowest first.
 
     Pillow reads some 16-bit files in its 32-bit mode "I"; those are known to be 16-bit.
+    TIFFs of 12 bits come as mode "I;16", unscaled.
     Files of really 32 bits do not say what white is: the first usual level that holds
     all values is taken.
     """
     if image.mode == "F":
         return 1.0, 255.0, _SIXTEEN_BIT
-    bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, (16,))
-    return (255.0, _SIXTEEN_BIT, 2.0**31 - 1) if bits[0] == 32 else (_SIXTEEN_BIT,)
+    bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, (16,))[0]
+    if bits == 32:
+        return 255.0, _SIXTEEN_BIT, 2.0**31 - 1
+    return (2.0**bits - 1 if 8 < bits < 16 else _SIXTEEN_BIT,)
 
 
 def _scale(values, white_levels):

@@ -51,8 +51,9 @@ def is_frame(X):
 
 
 def is_tensor(X):
-    """Tell a torch tensor without importing torch."""
-    return type(X).__module__.split(".")[0] == "torch" and hasattr(X, "numpy")
+    """Tell a torch tensor, or a subclass of it, without importing torch."""
+    bases = type(X).__mro__
+    return any(b.__module__ == "torch" and b.__name__ == "Tensor" for b in bases)
 
 
 def input_kind(X):
@@ -70,14 +71,16 @@ def input_kind(X):
     if hasattr(X, "shape") and hasattr(X, "dtype"):
         return _array_kind(X)
     if isinstance(X, (list, tuple)):
-        return "items" if any(map(_is_image_like, X)) or _all_missing(X) else "rows"
+        one_image_a_row = any(map(_is_image_like, X)) or all(map(_is_missing, X))
+        return "items" if one_image_a_row else "rows"
     return "rows"
 
 
 def _array_kind(X):
     """Kind of an ndarray, Series or anything else with shape and dtype."""
     is_numeric = getattr(X.dtype, "kind", "O") in "buifc"
-    if is_numeric:
+    # PIL images of one size become an object array of pixels under np.asarray.
+    if is_numeric or len(X.shape) > 2:
         return "pixels" if len(X.shape) > 2 else "rows"
     if len(X.shape) == 1:
         return "items"
@@ -104,9 +107,12 @@ def _is_numeric_frame(X):
 
 
 def _is_image_like(cell):
-    if isinstance(cell, (str, bytes)) or hasattr(cell, "__fspath__"):
+    if isinstance(cell, (str, bytes, bytearray, memoryview)):
         return True
-    return hasattr(cell, "getbands") or np.ndim(cell) > 1
+    if isinstance(cell, (list, tuple)):  # no image, but no row of numbers either
+        return any(isinstance(part, (list, tuple, np.ndarray)) for part in cell)
+    is_file = hasattr(cell, "__fspath__")
+    return is_file or hasattr(cell, "getbands") or getattr(cell, "ndim", 0) > 1
 
 
 def _is_missing(cell):
@@ -155,20 +161,42 @@ def _item(cell, row, value_range):
         return MissingItem(cell)
     where = f"Row {row}"
     if is_tensor(cell):
-        pixels = _tensor_to_numpy(cell)
-        cell = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
+        cell = _read_tensor(cell, where, channels=0)
     if isinstance(cell, np.ndarray) and cell.dtype != object:
         _check_pixels(cell, where, "(H, W) or (H, W, C)", value_range)
         return ArrayItem(cell, value_range)
     raise TypeError(
-        f"{where} holds {type(cell).__name__} {str(cell)[:60]!r}, which is neither an "
-        "image nor a number. Expected a path, encoded bytes, a PIL image or an array "
-        "of pixels in every row."
+        f"{where} holds {type(cell).__name__} {str(cell)[:60]!r}, which is not an "
+        "image. Expected a path, encoded bytes, a PIL image or an array of pixels in "
+        "every row."
     )
 
 
-def _tensor_to_numpy(tensor):
-    return tensor.detach().cpu().numpy()
+def _read_tensor(tensor, where, channels):
+    """Turn a tensor with its channels at axis `channels`, if any, into an array."""
+    array = tensor.detach().cpu().numpy()
+    if array.ndim != channels + 3:
+        return array
+    if array.shape[channels] not in _CHANNELS:
+        raise ImageShapeError(
+            where,
+            f"a tensor of shape {array.shape}",
+            f"Expected channels first, {'(n, C, H, W)' if channels else '(C, H, W)'} "
+            "with C of 1, 3 or 4.",
+        )
+    return np.moveaxis(array, channels, -1)
+
+
+def _read_objects(array):
+    """Turn an object array of more than two dimensions into numbers."""
+    numbers = np.array(array.tolist())
+    if numbers.dtype.kind not in "buif":
+        raise ImageShapeError(
+            "X",
+            f"an array of shape {array.shape} that holds {type(array.flat[0]).__name__}",
+            "Expected pixels. Put images of other kinds one by one into a list.",
+        )
+    return numbers
 
 
 def read_pixels(X, value_range):
@@ -187,10 +215,10 @@ def read_pixels(X, value_range):
         One item a row.
     """
     if is_tensor(X):
-        X = _tensor_to_numpy(X)
-        if X.ndim == 4:
-            X = np.moveaxis(X, 1, -1)
+        X = _read_tensor(X, "X", channels=1)
     X = np.asarray(X)
+    if X.dtype.kind not in "buifc":
+        X = _read_objects(X)
     if X.ndim == 3 and X.shape[-1] in _CHANNELS[1:]:
         raise ImageShapeError(
             "X",
@@ -230,8 +258,7 @@ def _check_values(array, where, value_range, batch):
         raise ImageShapeError(where, "complex values", "Complex data not supported.")
     if kind == "f" and not np.isfinite(array).all():
         if batch:
-            finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-            where = f"Row {int(np.argmin(finite))} of {where}"
+            where = _first_row(~np.isfinite(array), where)
         raise ImageShapeError(
             where, "NaN or infinity among the pixels", "Expected finite numbers."
         )
@@ -246,12 +273,19 @@ def _check_values(array, where, value_range, batch):
             "value_range=(black, white), for example value_range=(0, 255).",
         )
     if low < 0 or high > 1:
+        if batch:
+            where = _first_row((array < 0) | (array > 1), where)
         raise ImageShapeError(
             where,
             f"float pixels from {low:g} to {high:g}",
             "Expected values in [0, 1]. For another range pass value_range=(black, "
             "white), for example value_range=(0, 255).",
         )
+
+
+def _first_row(is_wrong, where):
+    rows = is_wrong.reshape(len(is_wrong), -1).any(axis=1)
+    return f"Row {int(np.argmax(rows))} of {where}"
 
 
 def read_rows(X, image_shape, value_range):
@@ -303,12 +337,13 @@ def check_image_shape(image_shape, n_features):
 def rows_value_range(X, value_range, sample_weight=None):
     """Return black and white of flattened images, from fit's rows of positive weight.
 
-    None for dtypes that say it themselves (uint8, uint16).
+    The dtypes uint8 and uint16 say it themselves; the range is kept all the same, for
+    the rows of another dtype that may come after fit.
     """
     if not isinstance(value_range, str):
         return tuple(value_range)
     if X.dtype in (np.uint8, np.uint16):
-        return None
+        return 0.0, float(np.iinfo(X.dtype).max)
     if sample_weight is not None and np.any(sample_weight > 0):
         X = X[sample_weight > 0]
     return float(X.min()), float(X.max())

@@ -25,7 +25,17 @@ def n_threads(n_jobs):
     -------
     int
         At least 1.
+
+    Raises
+    ------
+    ValueError
+        If `n_jobs` is 0.
     """
+    if n_jobs == 0:
+        raise ValueError(
+            "Parameter n_jobs: found 0. Expected None, a number of threads, or -1 for "
+            "one thread a core."
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     cores = cores or os.cpu_count() or 1
     if n_jobs is None:

@@ -185,7 +185,7 @@ def _resolve(backbone):
     if isinstance(backbone, str):
         return get_backbone(backbone), backbone
     if _is_module(backbone):
-        spec = BackboneSpec(type(backbone).__name__, lambda: copy.deepcopy(backbone))
+        spec = BackboneSpec(type(backbone).__name__, lambda: backbone)
         return spec, backbone
     if callable(backbone):
         name = getattr(backbone, "__name__", type(backbone).__name__)
@@ -206,6 +206,8 @@ def _weights_source(spec, weights, is_module):
             )
         return WeightsSource("built", label="None", findable=False)
     text = os.fspath(weights) if hasattr(weights, "__fspath__") else weights
+    if text in ("default", *spec.weights_names):
+        return spec.weights_source(text)
     if text.endswith((".safetensors", ".pth", ".pt")) or os.path.isfile(text):
         from sktransfer.backbones._weights import stored_preprocessing
 
@@ -267,7 +269,7 @@ def _build_module(backbone):
         torch.default_generator.manual_seed(backbone._seed)
         module = spec.builder()
     if isinstance(module, torch.nn.Module):
-        return module
+        return copy.deepcopy(module)  # it may be in use where it comes from
     raise TypeError(
         f"Parameter backbone: the callable {spec.name} returned "
         f"{type(module).__name__}. Expected a torch.nn.Module."

@@ -13,7 +13,9 @@ averaged over height and width, or over tokens, if it has any.
 
 import copy
 import math
+from collections import Counter
 from hashlib import blake2b
+from threading import Lock, get_ident
 
 import torch
 from torch import fx, nn
@@ -26,6 +28,8 @@ from sktransfer.exceptions import WeightsMismatchError
 
 _CLASSIFIER_NAMES = {"fc", "classifier", "head", "heads"}
 _FULL_SIZE = 224
+# Tracing patches torch.nn.Module for the whole process: one trace at a time.
+_trace_lock = Lock()
 
 
 class OutputPool(nn.Module):
@@ -86,9 +90,30 @@ def cut_pooled(module, image_size):
     return _pruned(module, graph, *found)
 
 
+class _Tracer(NodePathTracer):
+    """A tracer that lets other threads run their modules in the meantime."""
+
+    def __init__(self):
+        super().__init__()
+        self._thread = get_ident()
+
+    def call_module(self, m, forward, args, kwargs):
+        """Record a call of this thread; run one of another thread."""
+        if get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr, attr_val, parameter_proxy_cache):
+        """Record a look-up of this thread."""
+        if get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
 def _trace(module):
-    tracer = NodePathTracer()
-    graph = tracer.trace(module)
+    with _trace_lock:
+        tracer = _Tracer()
+        graph = tracer.trace(module)
     return graph, dict(tracer.node_to_qualname)
 
 
@@ -129,7 +154,7 @@ def _find_pooled(module, graph, paths, values):
     maps = [
         node
         for node in before
-        if node.op not in ("placeholder", "get_attr")
+        if node.op not in ("placeholder", "get_attr", "output")
         and len(shape(node)) == 4
         and max(shape(node)[2:]) > 1
         and not isinstance(layer(node), nn.AdaptiveAvgPool2d)
@@ -181,8 +206,8 @@ def fused(trunk):
     The original is left as it is.
     """
     copied = copy.deepcopy(trunk)
-    if isinstance(copied, fx.GraphModule):
-        copied = fuse(copied)
+    if isinstance(copied, fx.GraphModule) and not _calls_a_module_twice(copied):
+        copied = fuse(copied, inplace=True, no_trace=True)
     copied = copied.eval().to(memory_format=torch.channels_last)
     for parameter in copied.parameters():
         parameter.requires_grad_(False)
@@ -195,7 +220,7 @@ def needs_full_batches(trunk):
     A layer that sees one pixel an image (squeeze-and-excitation, a linear layer) is a
     matrix product with one row an image, whose kernel is chosen by the number of rows.
     Measured: there the last bits change with the batch at any size, elsewhere only
-    below eight rows. What cannot be traced is taken to be of this kind.
+    below sixteen rows. What cannot be traced is taken to be of this kind.
     """
     if not isinstance(trunk, fx.GraphModule):
         return True
@@ -209,10 +234,31 @@ def needs_full_batches(trunk):
     return False
 
 
+def _calls_a_module_twice(trunk):
+    """Tell a network that shares layers: `fuse` would fold a norm into them twice."""
+    layers = dict(trunk.named_modules())
+    calls = Counter(n.target for n in trunk.graph.nodes if n.op == "call_module")
+    return any(
+        count > 1 and isinstance(layers[target], (nn.Conv2d, nn.Linear))
+        for target, count in calls.items()
+    )
+
+
 def tensors(trunk):
     """All parameters and buffers by name, those that are not in `state_dict` too."""
-    own = dict(trunk.named_parameters(remove_duplicate=False))
-    return {**own, **dict(trunk.named_buffers(remove_duplicate=False))}
+    named = _named(trunk)
+    own = dict(named.named_parameters(remove_duplicate=False))
+    return {**own, **dict(named.named_buffers(remove_duplicate=False))}
+
+
+def stored_tensors(trunk):
+    """Parameters and buffers by name, as the original module's `state_dict`."""
+    return _named(trunk).state_dict()
+
+
+def _named(trunk):
+    """Return the module whose names the tensors of a trunk bear."""
+    return trunk.module if isinstance(trunk, OutputPool) else trunk
 
 
 def restore(trunk, arrays):

@@ -4,6 +4,7 @@ A backbone here is plain data: how to build the network and where its weights ar
 Building and loading are the business of `_backbone`.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -182,8 +183,8 @@ def register_backbone(name, builder, *, weights=None, preprocessing=None):
         What images must look like: a dict with any of ``image_size``,
         ``resize_size`` (pixels), ``mean``, ``std`` (3 floats for values in [0, 1]),
         ``interpolation`` and ``resize`` (``"crop"`` or ``"squash"``), or the
-        ``transforms()`` of torchvision weights. None: as for torchvision's ImageNet
-        networks, 256/224 pixels.
+        ``transforms()`` of torchvision weights. None: what the file of the weights
+        says, else as for torchvision's ImageNet networks, 256/224 pixels.
 
     Raises
     ------
@@ -217,8 +218,7 @@ def register_backbone(name, builder, *, weights=None, preprocessing=None):
             preprocessing = Preprocessing.from_torchvision(preprocessing)
         find_weights = None
         if weights is not None:
-            source = WeightsSource("file", str(weights), str(weights), preprocessing)
-            find_weights = _Constant(source)
+            find_weights = _File(os.path.abspath(weights), preprocessing)
         _specs[name] = BackboneSpec(
             name, builder, preprocessing, find_weights=find_weights
         )
@@ -232,10 +232,14 @@ def _complete(preprocessing):
 
 
 @dataclass(frozen=True)
-class _Constant:
-    """A picklable function that always returns one source."""
+class _File:
+    """A picklable function that describes one file, whatever name is asked for."""
 
-    source: WeightsSource
+    path: str
+    preprocessing: Preprocessing | None
 
     def __call__(self, name):  # noqa: ARG002 (the signature of find_weights)
-        return self.source
+        from sktransfer.backbones._weights import stored_preprocessing
+
+        own = self.preprocessing or stored_preprocessing(self.path)
+        return WeightsSource("file", self.path, repr(self.path), own)

@@ -3,8 +3,9 @@
 import json
 import os
 import time
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
 
 import safetensors
@@ -13,7 +14,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from sktransfer._images.preprocessing import Preprocessing
-from sktransfer.backbones._graph import tensors
+from sktransfer.backbones._graph import stored_tensors
 from sktransfer.backbones._mini import PATH as MINI_PATH
 from sktransfer.exceptions import WeightsDownloadError, WeightsMismatchError
 
@@ -99,9 +100,11 @@ def download(url):
                 torch.hub.download_url_to_file(
                     url, path, digest and digest.group(1), progress=False
                 )
-            except (URLError, OSError, RuntimeError) as error:
+            except (URLError, OSError, HTTPException, RuntimeError) as error:
+                if isinstance(error, HTTPError):
+                    error.close()  # it is the server's open answer
                 if attempt == _N_TRIES - 1:
-                    raise WeightsDownloadError(url, str(path), error) from error
+                    raise WeightsDownloadError(url, str(path), str(error)) from error
                 time.sleep(2.0**attempt / 4)
     return path
 
@@ -112,7 +115,7 @@ def load_into(trunk, state, source, backbone):
     Tensors of the layers behind the trunk (a classifier of any number of classes) are
     not looked at. Half precision on disk becomes float32 in memory.
     """
-    own = {name: t for name, t in tensors(trunk).items() if name in trunk.state_dict()}
+    own = stored_tensors(trunk)
     missing = [n for n in own if n not in state and not n.endswith("batches_tracked")]
     wrong = [
         f"{n}: {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
@@ -139,8 +142,11 @@ def stored_preprocessing(path):
     path = Path(path)
     if path.suffix != ".safetensors" or not path.is_file():
         return None
-    with safetensors.safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get(_PREPROCESSING_KEY)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_PREPROCESSING_KEY)
+    except (safetensors.SafetensorError, OSError):
+        return None  # read_weights says what is wrong with the file
     return text and Preprocessing.from_dict(json.loads(text))
 
 
@@ -148,7 +154,11 @@ def save_weights(trunk, path, preprocessing):
     """Write a trunk's tensors and its preprocessing as .safetensors, atomically."""
     path = Path(path)
     metadata = {_PREPROCESSING_KEY: json.dumps(preprocessing.to_dict())}
-    state = {n: t.detach().cpu().contiguous() for n, t in trunk.state_dict().items()}
+    # Cloned, since the format refuses tensors that share their memory.
+    state = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in stored_tensors(trunk).items()
+    }
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     save_file(state, partial, metadata)
     partial.replace(path)

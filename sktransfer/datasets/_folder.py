@@ -95,9 +95,15 @@ def _is_hidden(name):
 
 
 def _find_images(folder):
-    found = []
+    found, visited = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+        visited.add(os.path.realpath(parent))
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not _is_hidden(name)
+            and os.path.realpath(os.path.join(parent, name)) not in visited
+        ]
         found += [
             os.path.join(parent, name)
             for name in files

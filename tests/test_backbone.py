@@ -1,0 +1,234 @@
+"""A backbone with its weights: where it comes from, and what its pickle holds."""
+
+import copy
+import pickle
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from torch import nn
+from torchvision import models
+
+from sktransfer import FeatureExtractorTransformer
+from sktransfer.backbones import _backbone
+from sktransfer.backbones._backbone import open_backbone
+from sktransfer.exceptions import WeightsMismatchError
+
+
+def opened(backbone, weights="default", image_size=32, random_state=None):
+    return open_backbone(backbone, weights, image_size, "auto", random_state)
+
+
+def small_network():
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.Dropout(), nn.ReLU()
+    )
+
+
+class DataDependent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, batch):
+        return self.conv(batch if batch.sum() > 0 else -batch)
+
+
+class Factory:
+    """A callable with a state: each network has one more channel."""
+
+    def __init__(self):
+        self.n_calls = 0
+
+    def __call__(self):
+        self.n_calls += 1
+        return nn.Conv2d(3, self.n_calls, 3)
+
+
+@pytest.mark.parametrize("weights", ["default", None])
+def test_callable_is_seeded_by_random_state(weights):
+    digests = [
+        opened(small_network, weights, random_state=seed).digest
+        for seed in (None, 0, 7, 7)
+    ]
+    assert digests[0] == digests[1] != digests[2] == digests[3]
+
+
+def test_callable_touches_no_global_random_state():
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002 (the global state is the subject)
+    torch.manual_seed(3)
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    opened(small_network, random_state=5)
+    assert random.getstate() == states[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_callables_in_threads_get_the_weights_of_their_seeds():
+    alone = [opened(small_network, random_state=seed).digest for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = pool.map(
+            lambda seed: opened(small_network, random_state=seed).digest, [0, 1, 2, 3]
+        )
+        assert list(together) == alone
+
+
+@pytest.mark.parametrize("as_factory", [False, True], ids=["instance", "factory"])
+def test_module_in_use_elsewhere_is_copied_and_left_as_it_is(as_factory):
+    network = small_network().double().train()
+    network[0].weight.data.fill_(0.25)
+    before = copy.deepcopy(network.state_dict())
+    backbone = opened((lambda: network) if as_factory else network)
+    assert torch.all(backbone.trunk.get_parameter("0.weight") == 0.25)
+    assert network.training
+    assert all(p.requires_grad for p in network.parameters())
+    for name, tensor in network.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.equal(tensor, before[name])
+    digest = backbone.digest
+    network[0].weight.data.fill_(0.5)
+    assert torch.all(backbone.trunk.get_parameter("0.weight") == 0.25)
+    assert opened(network).digest != digest
+
+
+def test_weights_none_with_a_module_is_an_error():
+    with pytest.raises(ValueError, match=r"Parameter weights: found None.*callable"):
+        opened(small_network(), None)
+
+
+def test_weights_file_goes_into_a_callables_network(tmp_path):
+    for make in (small_network, DataDependent):
+        network = make()
+        torch.save(network.state_dict(), tmp_path / "own.pth")
+        backbone = opened(make, tmp_path / "own.pth", random_state=1)
+        name, tensor = next(iter(network.state_dict().items()))
+        loaded = dict(backbone.trunk.named_parameters())
+        assert torch.equal(loaded.get(name, loaded.get(f"module.{name}")), tensor)
+        path = tmp_path / "again.safetensors"
+        backbone.save(path)
+        assert opened(make, path, random_state=2).digest == backbone.digest
+
+
+class Tied(DataDependent):
+    """Two names for one convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.same = self.conv
+
+
+def test_network_with_two_names_for_one_tensor_can_be_saved(tmp_path):
+    backbone = opened(Tied)
+    backbone.save(tmp_path / "tied.safetensors")
+    assert opened(Tied, tmp_path / "tied.safetensors").digest == backbone.digest
+
+
+def test_name_of_weights_means_nothing_to_a_callable():
+    with pytest.raises(WeightsMismatchError, match=r"small_network.*\['default'\]"):
+        opened(small_network, "IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize("backbone", [3, None, ["mini"]], ids=str)
+def test_what_is_no_backbone_is_a_type_error(backbone):
+    with pytest.raises(TypeError, match="Parameter backbone: found"):
+        opened(backbone)
+
+
+def test_callable_that_returns_no_module_is_a_type_error():
+    def weights_only():
+        return {"weight": torch.zeros(3)}
+
+    with pytest.raises(TypeError, match="callable weights_only returned dict"):
+        opened(weights_only)
+
+
+def test_lambda_is_fitted_and_refused_by_pickle_alone(colour_images):
+    X, _ = colour_images
+    transformer = FeatureExtractorTransformer(lambda: small_network(), image_size=20)
+    features = transformer.fit_transform(X)
+    np.testing.assert_array_equal(clone(transformer).fit_transform(X), features)
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        pickle.dumps(transformer)
+
+
+def test_network_of_a_name_is_loaded_once_and_few_are_kept():
+    with ThreadPoolExecutor(4) as pool:
+        handles = list(pool.map(lambda _: opened("squeezenet1_1", None), range(4)))
+    assert len({id(handle.trunk) for handle in handles}) == 1
+    assert copy.deepcopy(handles[0]).trunk is handles[0].trunk
+    for seed in range(1, 7):
+        opened("squeezenet1_1", None, random_state=seed)
+    assert len(_backbone._shared) == _backbone._MAX_SHARED
+    assert opened("squeezenet1_1", None).digest == handles[0].digest
+
+
+def test_fused_copy_is_made_once_for_each_device():
+    backbone = opened(small_network)
+    device = torch.device("cpu")
+    assert backbone.for_inference(device) is backbone.for_inference(device)
+    assert backbone.for_inference(device) is not backbone.trunk
+
+
+def test_pickle_of_findable_weights_is_small():
+    assert len(pickle.dumps(opened("mini"))) < 5_000
+    stored = opened("mini").with_weights_in_pickle()
+    assert len(pickle.dumps(stored)) > 2_000_000
+    restored = pickle.loads(pickle.dumps(stored))
+    assert set(restored._stored) == set(dict(stored.trunk.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights"),
+    [
+        (small_network, "default"),
+        (small_network, None),
+        (small_network(), "default"),
+        (DataDependent, "default"),
+        ("squeezenet1_1", None),
+    ],
+    ids=["callable", "callable None", "module", "untraceable", "name None"],
+)
+def test_pickle_holds_weights_that_cannot_be_found_again(
+    backbone, weights, colour_images
+):
+    X, _ = colour_images
+    transformer = FeatureExtractorTransformer(
+        backbone, weights=weights, image_size=32, random_state=9, cache=None
+    )
+    features = transformer.fit_transform(X)
+    restored = pickle.loads(pickle.dumps(transformer))
+    np.testing.assert_array_equal(restored.transform(X), features)
+    twice = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(transformer))))
+    np.testing.assert_array_equal(twice.transform(X), features)
+
+
+def test_weights_that_changed_since_the_fit_are_refused(tmp_path, colour_images):
+    X, _ = colour_images
+    path = tmp_path / "base.pth"
+    network = models.squeezenet1_1(weights=None)
+    torch.save(network.state_dict(), path)
+    options = {"weights": path, "image_size": 32, "cache": None}
+    by_path = FeatureExtractorTransformer("squeezenet1_1", **options).fit(X)
+    with_all = FeatureExtractorTransformer(
+        "squeezenet1_1", **options, store_weights_in_pickle=True
+    ).fit(X)
+    features = by_path.transform(X)
+    texts = pickle.dumps(by_path), pickle.dumps(with_all)
+    np.testing.assert_array_equal(pickle.loads(texts[0]).transform(X), features)
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), path)
+    with pytest.raises(WeightsMismatchError, match=r"base\.pth.*digest.*fit again"):
+        pickle.loads(texts[0]).transform(X)
+    path.unlink()
+    with pytest.raises(WeightsMismatchError, match="there is no file"):
+        pickle.loads(texts[0]).transform(X)
+    np.testing.assert_array_equal(pickle.loads(texts[1]).transform(X), features)
+
+
+def test_saving_under_another_ending_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"Parameter path: found '.*x\.pth'"):
+        opened(small_network).save(tmp_path / "x.pth")
+    assert not list(tmp_path.iterdir())

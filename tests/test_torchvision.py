@@ -1,0 +1,71 @@
+"""torchvision's networks: which there are, and the images their weights want."""
+
+import pytest
+import torch
+from torchvision import models
+
+from sktransfer._images.preprocessing import Preprocessing
+from sktransfer.backbones import get_backbone, list_backbones
+from sktransfer.backbones._torchvision import build
+
+TRANSFORMERS = {
+    *("maxvit_t", "swin_b", "swin_s", "swin_t", "swin_v2_b", "swin_v2_s", "swin_v2_t"),
+    *("vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32"),
+}
+
+
+def test_every_classification_cnn_is_listed_and_no_transformer():
+    everything = set(models.list_models(module=models))
+    assert everything >= TRANSFORMERS
+    assert set(list_backbones()) & everything == everything - TRANSFORMERS
+    assert len(everything - TRANSFORMERS) >= 68
+
+
+def test_segmentation_detection_and_video_are_not_listed():
+    others = set(models.list_models()) - set(models.list_models(module=models))
+    assert others
+    assert not others & set(list_backbones())
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "expected"),
+    [
+        ("resnet50", "default", Preprocessing(224, 232)),
+        ("resnet50", "IMAGENET1K_V1", Preprocessing(224, 256)),
+        ("resnet18", "default", Preprocessing(224, 256)),
+        (
+            "efficientnet_b0",
+            "default",
+            Preprocessing(224, 256, interpolation="bicubic"),
+        ),
+        ("inception_v3", "default", Preprocessing(299, 342)),
+        ("mobilenet_v2", "IMAGENET1K_V2", Preprocessing(224, 232)),
+    ],
+)
+def test_preprocessing_belongs_to_the_weights(name, weights, expected):
+    source = get_backbone(name).weights_source(weights)
+    assert source.preprocessing == expected
+
+
+def test_default_is_the_default_of_torchvision():
+    spec = get_backbone("resnet50")
+    source = spec.weights_source("default")
+    assert source.location == models.ResNet50_Weights.DEFAULT.url
+    assert source.label == "ResNet50_Weights.IMAGENET1K_V2"
+    assert source.kind == "url"
+    assert source.findable
+
+
+def test_every_name_of_weights_has_an_address_with_a_digest():
+    for name in list_backbones("*"):
+        spec = get_backbone(name)
+        for weights in spec.weights_names:
+            location = spec.weights_source(weights).location
+            assert torch.hub.HASH_REGEX.search(location), (name, weights)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_inceptions_bring_the_input_into_their_own_range(name):
+    network = build(name)
+    assert network.transform_input
+    assert network.AuxLogits is None if name == "inception_v3" else network.aux1 is None
