@@ -1,9 +1,21 @@
 """Fixtures that several test modules share."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+
+_SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of the development data sets; skips where it is not here."""
+    if not _SHARED_DATA.is_dir():
+        pytest.skip("../shared/data is not here")
+    return _SHARED_DATA
 
 
 @pytest.fixture(scope="session")

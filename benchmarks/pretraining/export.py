@@ -30,7 +30,7 @@ def main(run, target):
         if name.startswith(prefix) and not name.endswith("num_batches_tracked")
     }
     path = target / "mini.safetensors"
-    save_file(trunk, path, {"preprocessing": json.dumps(PREPROCESSING)})
+    save_file(trunk, path, {"sktransfer.preprocessing": json.dumps(PREPROCESSING)})
     settings = {
         k: v for k, v in state["settings"].items() if isinstance(v, int | float)
     }

@@ -225,7 +225,7 @@ def parse_args():
     parser.add_argument(
         "--teacher", default="teacher", help="whose answers, see teacher.py"
     )
-    parser.add_argument("--initial", type=Path, help="trunk to start from, of export.py")
+    parser.add_argument("--initial", type=Path, help="weights to start from")
     return parser.parse_args()
 
 

@@ -87,7 +87,8 @@ def decode_bytes(data, size):
 
 def decode_pil(image):
     """Bring a PIL image of any mode, with its EXIF orientation applied, to RGB."""
-    if image.__class__.__name__ == "EpsImageFile" and image.tile:  # not loaded yet
+    is_loaded = not getattr(image, "tile", None)
+    if image.format in _REFUSED_FORMATS and not is_loaded:
         raise DecodeError(_EPS_REFUSED)
     try:
         with _pil_lock:

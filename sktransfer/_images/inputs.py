@@ -191,9 +191,10 @@ def _read_objects(array):
     """Turn an object array of more than two dimensions into numbers."""
     numbers = np.array(array.tolist())
     if numbers.dtype.kind not in "buif":
+        found = type(array.flat[0]).__name__
         raise ImageShapeError(
             "X",
-            f"an array of shape {array.shape} that holds {type(array.flat[0]).__name__}",
+            f"an array of shape {array.shape} that holds {found}",
             "Expected pixels. Put images of other kinds one by one into a list.",
         )
     return numbers

@@ -19,7 +19,8 @@ from sktransfer.backbones._mini import PATH as MINI_PATH
 from sktransfer.exceptions import WeightsDownloadError, WeightsMismatchError
 
 _N_TRIES = 3
-_PREPROCESSING_KEY = "preprocessing"
+# Named after the package: other writers use plain words for values of their own.
+_PREPROCESSING_KEY = "sktransfer.preprocessing"
 
 
 def read_weights(source, backbone):

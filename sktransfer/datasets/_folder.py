@@ -97,13 +97,12 @@ def _is_hidden(name):
 def _find_images(folder):
     found, visited = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        visited.add(os.path.realpath(parent))
-        folders[:] = [
-            name
-            for name in sorted(folders)
-            if not _is_hidden(name)
-            and os.path.realpath(os.path.join(parent, name)) not in visited
-        ]
+        real = os.path.realpath(parent)
+        if real in visited:  # a link led back here
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
         found += [
             os.path.join(parent, name)
             for name in files
