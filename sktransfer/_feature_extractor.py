@@ -69,7 +69,7 @@ class FeatureExtractorTransformer(
     image_shape_ : tuple of int or None
         Shape of the flattened images; None where images have their own shape.
     value_range_ : tuple of two floats or None
-        The values that mean black and white; None where the dtype says it.
+        The values that mean black and white; None where the dtype of images says it.
     n_features_in_ : int
         Number of columns seen in ``fit``, where X has columns.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)

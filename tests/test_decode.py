@@ -77,8 +77,10 @@ def test_orientation_of_a_16_bit_file_is_undone():
 
 @pytest.mark.parametrize(
     ("mode", "tolerance"),
-    [("RGB", 0), ("RGBA", 0), ("RGBa", 0), ("RGBX", 0), ("CMYK", 0)]
-    + [("YCbCr", 3), ("HSV", 8), ("LAB", 40), ("P", 48)],
+    [
+        *[("RGB", 0), ("RGBA", 0), ("RGBa", 0), ("RGBX", 0), ("CMYK", 0)],
+        *[("YCbCr", 3), ("HSV", 8), ("LAB", 40), ("P", 48)],
+    ],
 )
 def test_pil_image_of_a_colour_mode_keeps_its_colours(scene, mode, tolerance):
     source = scene.convert("RGBA") if mode == "RGBa" else scene
@@ -145,7 +147,7 @@ def test_float_image_is_scaled_by_the_first_white_level_that_holds_it(white):
 
 @pytest.mark.parametrize("wrong", [-1.0, 70000.0, np.nan, np.inf])
 def test_float_image_outside_every_range_is_an_error(wrong):
-    with pytest.raises(DecodeError, match="expected values from 0|NaN or infinite"):
+    with pytest.raises(DecodeError, match=r"expected values from 0|NaN or infinite"):
         decode_pil(Image.fromarray(np.array([[0, wrong]], dtype=np.float32)))
 
 
@@ -170,8 +172,10 @@ def test_first_frame_of_an_animation_is_read(image_format):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(8, (160, 120)), (60, (160, 120)), (61, (320, 240)), (120, (320, 240))]
-    + [(200, (640, 480)), (300, (1280, 960))],
+    [
+        *[(8, (160, 120)), (60, (160, 120)), (61, (320, 240))],
+        *[(120, (320, 240)), (200, (640, 480)), (300, (1280, 960))],
+    ],
 )
 def test_big_jpeg_shrinks_in_decoding_to_no_less_than_twice_the_target(size, expected):
     data = encoded(Image.new("RGB", (1280, 960), "green"), "JPEG")
@@ -183,7 +187,7 @@ def test_big_jpeg_shrinks_in_decoding_to_no_less_than_twice_the_target(size, exp
 def test_decompression_bomb_is_an_error(monkeypatch):
     data = encoded(Image.new("1", (64, 64)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(DecodeError, match="DecompressionBombError.*4096 pixels"):
+    with pytest.raises(DecodeError, match=r"DecompressionBombError.*4096 pixels"):
         decode_bytes(data, 8)
 
 

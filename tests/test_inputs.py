@@ -170,8 +170,10 @@ def test_every_cell_in_every_container_gives_the_same_features(
         "bytes": encoded,
         "PIL": [Image.fromarray(photo) for photo in photos],
         "array": list(photos),
-        "mixed": [paths[0], Path(paths[1]), encoded[2], bytearray(encoded[3])]
-        + [Image.fromarray(photos[4]), photos[5]],
+        "mixed": [
+            *(paths[0], Path(paths[1]), encoded[2], bytearray(encoded[3])),
+            *(Image.fromarray(photos[4]), photos[5]),
+        ],
     }[kind]
     np.testing.assert_array_equal(extract(columns_of(cells)[container]), expected)
 
@@ -286,7 +288,7 @@ def test_cell_that_is_no_image_is_a_type_error_with_row_and_type(cell):
 
 
 def test_ragged_lists_of_numbers_name_the_row():
-    with pytest.raises(TypeError, match="Row 0 holds list .*not an image"):
+    with pytest.raises(TypeError, match=r"Row 0 holds list .*not an image"):
         FeatureExtractorTransformer().fit([[[1, 2], [3]], [[1, 2], [3, 4]]])
 
 

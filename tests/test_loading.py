@@ -59,17 +59,11 @@ def test_error_comes_after_the_rows_before_it_and_ends_the_reading(threads):
             raise OSError("row 4")
         return row
 
-    got = []
+    results = map_ordered(fails_at_four, 1000, threads, 6)
+    assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(OSError, match="row 4"):
-        got.extend(_noted(map_ordered(fails_at_four, 1000, threads, 6), got))
-    assert got == [0, 1, 2, 3]
+        next(results)
     assert len(started) <= 4 + 6 + 1
-
-
-def _noted(results, got):
-    for result in results:
-        got.append(result)
-    return []
 
 
 @pytest.mark.parametrize("finished", [False, True])

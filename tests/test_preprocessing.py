@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torchvision import models
 from torchvision.transforms import InterpolationMode
@@ -178,9 +177,3 @@ def test_interpolation_is_pils_name_of_the_filter(photo):
         expected = photo.resize((32, 32), Image.Resampling[name.upper()])
         assert InterpolationMode(name)
         np.testing.assert_array_equal(preprocessing.pixels(photo), expected)
-
-
-def test_pixels_can_become_a_tensor_batch_with_and_without_resizing(photo):
-    pixels = [CROP.pixels(photo), CROP.pixels(photo.resize((32, 32)))]
-    batch = torch.from_numpy(np.stack(pixels))
-    assert batch.shape == (2, 32, 32, 3)
