@@ -287,6 +287,11 @@ def test_cell_that_is_no_image_is_a_type_error_with_row_and_type(cell):
         FeatureExtractorTransformer().fit(["a.jpg", cell])
 
 
+def test_list_without_any_image_names_its_first_row():
+    with pytest.raises(TypeError, match="Row 0 holds dict .*not an image"):
+        FeatureExtractorTransformer().fit([{}, {}])
+
+
 def test_ragged_lists_of_numbers_name_the_row():
     with pytest.raises(TypeError, match=r"Row 0 holds list .*not an image"):
         FeatureExtractorTransformer().fit([[[1, 2], [3]], [[1, 2], [3, 4]]])

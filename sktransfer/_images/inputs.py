@@ -71,8 +71,9 @@ def input_kind(X):
     if hasattr(X, "shape") and hasattr(X, "dtype"):
         return _array_kind(X)
     if isinstance(X, (list, tuple)):
-        one_image_a_row = any(map(_is_image_like, X)) or all(map(_is_missing, X))
-        return "items" if one_image_a_row else "rows"
+        if any(map(_is_image_like, X)) or all(map(_is_missing, X)):
+            return "items"
+        return "rows" if all(map(_may_be_a_row, X)) else "items"
     return "rows"
 
 
@@ -113,6 +114,12 @@ def _is_image_like(cell):
         return any(isinstance(part, (list, tuple, np.ndarray)) for part in cell)
     is_file = hasattr(cell, "__fspath__")
     return is_file or hasattr(cell, "getbands") or getattr(cell, "ndim", 0) > 1
+
+
+def _may_be_a_row(cell):
+    """Tell a number or row of numbers from what only `read_items` can name."""
+    is_number = isinstance(cell, Number) or _is_missing(cell)
+    return is_number or isinstance(cell, (list, tuple)) or hasattr(cell, "__array__")
 
 
 def _is_missing(cell):
