@@ -288,7 +288,7 @@ def test_cell_that_is_no_image_is_a_type_error_with_row_and_type(cell):
 
 
 def test_list_without_any_image_names_its_first_row():
-    with pytest.raises(TypeError, match="Row 0 holds dict .*not an image"):
+    with pytest.raises(TypeError, match=r"Row 0 holds dict .*not an image"):
         FeatureExtractorTransformer().fit([{}, {}])
 
 
