@@ -126,10 +126,12 @@ def ways(name, weights):
             )
 
 
-def compare_ways(names, weights):
+def compare_ways(names, weights, wanted):
     rows = []
     for name in names:
         for way, evaluate in ways(name, weights):
+            if not any(word in way for word in wanted):
+                continue
             rows.append((name, way, *evaluate(load(name))))
             print(*rows[-1], sep="  ", flush=True)
     print()
@@ -202,10 +204,13 @@ if __name__ == "__main__":
         "--question", choices=["ways", "C", "size", "layer"], default="ways"
     )
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument(
+        "--ways", nargs="+", default=[""], help="words of the ways to compare"
+    )
     parser.add_argument("--weights", default="default", help="weights of mini to judge")
     options = parser.parse_args()
     if options.question == "ways":
-        compare_ways(options.sets, options.weights)
+        compare_ways(options.sets, options.weights, options.ways)
     else:
         settings = settings_of(options.question, options.weights)
         compare_settings(options.sets, settings)
