@@ -1,4 +1,7 @@
-"""Write the averaged trunk of a finished run as `mini.safetensors`, with its card."""
+"""Write the averaged trunk of a finished run as `mini.safetensors`, with its card.
+
+A run that started from other weights carries their card inside its own.
+"""
 
 import argparse
 import json
@@ -15,13 +18,15 @@ DATA = (
     "Tiny-ImageNet, without ants and bees)"
 )
 TEACHER = "MobileNetV2 1.0 at 224 (TensorFlow's quantized release, Apache 2.0)"
+ADAPTED = f"{TEACHER}, fine-tuned on the same images at 128 px for one epoch"
+TEACHERS = {"teacher": TEACHER, "adapted": ADAPTED}
 LICENCE_NOTE = (
     "Trained on images under ImageNet's terms (non-commercial research), as "
     "torchvision's weights are."
 )
 
 
-def main(run, target):
+def main(run, target, initial_card):
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     prefix = "features."
     trunk = {
@@ -32,15 +37,15 @@ def main(run, target):
     path = target / "mini.safetensors"
     save_file(trunk, path, {"sktransfer.preprocessing": json.dumps(PREPROCESSING)})
     settings = {
-        k: v for k, v in state["settings"].items() if isinstance(v, int | float)
+        k: v for k, v in state["settings"].items() if isinstance(v, int | float | list)
     }
     card = {
         "architecture": "torchvision mobilenet_v3_small, features only",
         "n_features": 576,
-        "image_size": settings["size"],
+        "image_size": PREPROCESSING["image_size"],
         "data": DATA,
         "n_classes": 273,
-        "teacher": TEACHER,
+        "teacher": TEACHERS[state["settings"]["teacher"]],
         "settings": settings,
         "epochs": len(state["history"]),
         "validation_accuracy": state["history"][-1]["validation_accuracy"],
@@ -52,6 +57,8 @@ def main(run, target):
         "sha256": sha256(path.read_bytes()).hexdigest(),
         "licence": LICENCE_NOTE,
     }
+    if initial_card:
+        card["initial"] = json.loads(initial_card.read_text())
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     print(f"{path.stat().st_size} bytes; {card['validation_accuracy']:.4f}")
 
@@ -60,4 +67,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of train.py")
     parser.add_argument("target", type=Path, help="folder to write to")
+    parser.add_argument(
+        "--initial-card", type=Path, help="card of the weights the run started from"
+    )
     main(**vars(parser.parse_args()))
