@@ -1,9 +1,9 @@
 """Fine-tune the teacher on the small, blurred images it is to speak about.
 
 MobileNetV2 saw sharp photographs: of the pretraining images, enlarged from 64 and
-84 px, it names 42 %, chosen among the 273 classes. A short fine-tuning on the 273 labels makes its
-answers worth imitating. Only the logits of these classes enter the loss, so the other
-727, which the student imitates too, are not pushed down.
+84 px, it names 42 %, chosen among the 273 classes. A short fine-tuning on their labels
+makes its answers worth imitating. Only the logits of these classes enter the loss, so
+the other 727, which the student imitates too, are not pushed down.
 
 The run stops and resumes at ends of epochs.
 """
