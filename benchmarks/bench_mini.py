@@ -17,6 +17,8 @@ from functools import cache, partial
 import numpy as np
 from _sets import DATA, SETS, take
 from _timing import print_table
+from PIL import Image
+from safetensors.torch import load_file
 from skimage.feature import hog
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -48,8 +50,6 @@ def small_images(size, mode, X):
         item = images[row]
         image = item.decode(item.load()[0], 2 * size)
         if isinstance(image, np.ndarray):
-            from PIL import Image
-
             image = Image.fromarray((255 * image).clip(0, 255).astype(np.uint8))
         small.append(np.asarray(image.convert(mode).resize((size, size))))
     return np.stack(small)
@@ -158,8 +158,6 @@ class Layer(nn.Module):
 
     def __init__(self, weights, layer):
         super().__init__()
-        from safetensors.torch import load_file
-
         trunk = mobilenet_v3_small(weights=None).eval()
         state = {k: v.float() for k, v in load_file(weights).items()}
         trunk.load_state_dict(state, strict=False)

@@ -79,10 +79,10 @@ def input_kind(X):
 
 def _array_kind(X):
     """Kind of an ndarray, Series or anything else with shape and dtype."""
-    is_numeric = getattr(X.dtype, "kind", "O") in "buifc"
-    # PIL images of one size become an object array of pixels under np.asarray.
-    if is_numeric or len(X.shape) > 2:
-        return "pixels" if len(X.shape) > 2 else "rows"
+    if len(X.shape) > 2:  # of objects too: np.asarray makes that of PIL images
+        return "pixels"
+    if getattr(X.dtype, "kind", "O") in "buifc":
+        return "rows"
     if len(X.shape) == 1:
         return "items"
     # An object array of numbers is a table; a column of paths or images is not.
