@@ -3,6 +3,7 @@
 This is the one place that knows scikit-learn's private helpers for parameters.
 """
 
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
 from sktransfer._cache.keys import activation_key, fingerprint
-from sktransfer._cache.memory import SHARED
+from sktransfer._cache.memory import SHARED, MemoryStore, StorePass
 from sktransfer._images.inputs import (
     check_image_shape,
     input_kind,
@@ -26,7 +27,7 @@ from sktransfer._images.loading import n_threads
 from sktransfer.backbones._backbone import open_backbone
 from sktransfer.exceptions import ImageShapeError
 
-_CUT = "pooled"
+_POOLED = "pooled"
 
 
 class ImageEstimator(BaseEstimator):
@@ -47,18 +48,33 @@ class ImageEstimator(BaseEstimator):
         "random_state": ["random_state"],
     }
 
-    def _start_fit(self, X, sample_weight=None):
-        """Check parameters, read X and load the backbone; return the images."""
+    def _start_fit(self, X, sample_weight=None, *, goes_on=False):
+        """Check parameters, read X and load the backbone; return the images.
+
+        A fit that goes on from an earlier one keeps its backbone and reads X as it did.
+        """
         self._validate_params()
         self._check_value_range()
-        images = self._read_images(X, reset=True, sample_weight=sample_weight)
+        reset = not goes_on
+        images = self._read_images(X, reset=reset, sample_weight=sample_weight)
+        if goes_on:
+            return images
         resize = self.resize
         if resize == "auto" and self.image_shape is None and self._is_one_row():
             resize = "squash"  # a crop would cut most of a row of features away
         self.backbone_ = open_backbone(
-            self.backbone, self.weights, self.image_size, resize, self.random_state
+            self.backbone,
+            self.weights,
+            self.image_size,
+            resize,
+            self.random_state,
+            last=self._last_stage(),
         )
         return images
+
+    def _last_stage(self):
+        """Where the backbone is cut off: ``"hidden"`` reads layers behind `pooled`."""
+        return _POOLED
 
     def _is_one_row(self):
         return self.image_shape_ is not None and self.image_shape_[0] == 1
@@ -116,8 +132,13 @@ class ImageEstimator(BaseEstimator):
             self.value_range_ = rows_value_range(X, self.value_range, sample_weight)
         return read_rows(X, self.image_shape_, self.value_range_)
 
-    def _compute_features(self, images, *, nan_rows=False, hint=""):
-        """Features (n, d), float32, of images; known ones come from the cache."""
+    def _compute_features(
+        self, images, *, layer=(_POOLED, "avg"), nan_rows=False, hint=""
+    ):
+        """Features (n, d), float32, of images; known ones come from the cache.
+
+        `layer` is the name of a stage, and the pooling that makes a vector of it.
+        """
         from sktransfer._engine.device import resolve_device
         from sktransfer._engine.prefix import MIN_ROWS, PrefixJob, raise_problems
 
@@ -125,34 +146,39 @@ class ImageEstimator(BaseEstimator):
         backbone = self.backbone_
         full_batches = device.type != "cpu" or backbone.needs_full_batches
         job = PrefixJob(
-            backbone.for_inference(device),
+            backbone.reader(*layer, device),
             backbone.preprocessing,
-            backbone.n_features,
+            (backbone.n_features_of(*layer),),
             device,
             self.batch_size,
             n_threads(self.n_jobs),
             max(MIN_ROWS, self.batch_size) if full_batches else MIN_ROWS,
         )
         if self.cache is not None:
-            self._connect_cache(job, device, full_batches)
+            self._connect_cache(job, layer, device, full_batches)
         features = job.run(images)
         if not nan_rows:
             raise_problems(job.problems, len(images), hint)
         return features
 
-    def _connect_cache(self, job, device, full_batches):
-        backbone = self.backbone_
+    def _connect_cache(self, job, layer, device, full_batches):
+        # A vector has one pooling; raw activations at a cut are kept by its name alone.
+        cut = layer[0] if layer[0] == self.backbone_.last else " ".join(layer)
+        network = self.backbone_.fingerprint_at(layer[0])
+        store, job.key_of = self._store(network, cut, device, full_batches)
+        job.get, job.put = store.get, store.put
+
+    def _store(self, network, cut, device, full_batches):
+        """One pass over the store, and the function from contents to its keys."""
         everything = fingerprint(
-            backbone=backbone.fingerprint,
-            cut=_CUT,
-            preprocessing=backbone.preprocessing.to_dict(),
+            backbone=network,
+            cut=cut,
+            preprocessing=self.backbone_.preprocessing.to_dict(),
             device=device.type,
             batch_size=self.batch_size if full_batches else None,
         )
-        number = SHARED.new_pass()
-        job.key_of = lambda content: activation_key(content, everything)
-        job.get = lambda key: SHARED.get(key, number)
-        job.put = lambda key, value: SHARED.put(key, value, number)
+        store = MemoryStore() if self.cache is None else SHARED
+        return StorePass(store), partial(activation_key, fingerprint=everything)
 
     def __getstate__(self):
         """Store weights by reference, or all of them where that is asked for."""

@@ -12,8 +12,8 @@ class FeatureExtractorTransformer(
 ):
     """Turn images into the features of a pretrained network.
 
-    The features are the network's last feature map, averaged over height and width.
-    Nothing is learnt from X but how to read it; the network never changes. Each image
+    The features are the network's last feature map, averaged over height and width, or
+    what `layer` and `pooling` say. Nothing is learnt from X but how to read it; the network never changes. Each image
     passes the network once per process: folds, candidates and other estimators with the
     same network get its features from a cache.
 
@@ -27,6 +27,16 @@ class FeatureExtractorTransformer(
         module's own for a callable or a module. Else the name of torchvision's weights
         (``"IMAGENET1K_V1"``), the path of a .safetensors or .pth file, or None for
         random weights.
+    layer : str, default="pooled"
+        Where the features are read: ``"pooled"`` is the last feature map, averaged over
+        height and width; a stage of the network, as listed in
+        ``get_backbone(name).stages``, lies below it; ``"hidden"`` is the input of the
+        last linear layer in networks with hidden layers before it (VGG, AlexNet,
+        MobileNetV3).
+    pooling : {"avg", "max", "avgmax"}, default="avg"
+        How the height and width of a stage, or its tokens, become a vector: by the
+        mean, the maximum, or both one after the other. ``"pooled"`` and ``"hidden"``
+        are vectors already.
     image_size : int, default=None
         Height and width, in pixels, at which the network sees images. None is the size
         that belongs to the weights.
@@ -93,6 +103,8 @@ class FeatureExtractorTransformer(
 
     _parameter_constraints: dict = {
         **ImageEstimator._parameter_constraints,
+        "layer": [str],
+        "pooling": [StrOptions({"avg", "max", "avgmax"})],
         "on_invalid": [StrOptions({"raise", "nan"})],
     }
 
@@ -101,6 +113,8 @@ class FeatureExtractorTransformer(
         backbone="mini",
         *,
         weights="default",
+        layer="pooled",
+        pooling="avg",
         image_size=None,
         image_shape=None,
         value_range="auto",
@@ -115,6 +129,8 @@ class FeatureExtractorTransformer(
     ):
         self.backbone = backbone
         self.weights = weights
+        self.layer = layer
+        self.pooling = pooling
         self.image_size = image_size
         self.image_shape = image_shape
         self.value_range = value_range
@@ -142,9 +158,18 @@ class FeatureExtractorTransformer(
         -------
         self : FeatureExtractorTransformer
             The fitted transformer.
+
+        Raises
+        ------
+        ValueError
+            If the network has no such `layer`, or `layer` needs no `pooling`.
         """
         self._start_fit(X)
+        self.backbone_.n_features_of(self.layer, self.pooling)
         return self
+
+    def _last_stage(self):
+        return self.layer if self.layer == "hidden" else super()._last_stage()
 
     def transform(self, X):
         """Compute the features of images.
@@ -168,13 +193,14 @@ class FeatureExtractorTransformer(
         images = self._read_images(X, reset=False)
         return self._compute_features(
             images,
+            layer=(self.layer, self.pooling),
             nan_rows=self.on_invalid == "nan",
             hint="Or pass on_invalid='nan' to get rows of NaN for them.",
         )
 
     @property
     def _n_features_out(self):
-        return self.backbone_.n_features
+        return self.backbone_.n_features_of(self.layer, self.pooling)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

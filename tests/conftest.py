@@ -10,6 +10,15 @@ from sklearn.datasets import load_digits
 _SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out what takes many minutes, unless -m asks for it."""
+    if "all_backbones" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("all_backbones")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Folder of the development data sets; skips where it is not here."""

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision import models
 
 from sktransfer import FeatureExtractorTransformer
-from sktransfer.backbones import _backbone
+from sktransfer.backbones import _network
 from sktransfer.backbones._backbone import open_backbone
 from sktransfer.exceptions import WeightsMismatchError
 
@@ -162,7 +162,7 @@ def test_network_of_a_name_is_loaded_once_and_few_are_kept():
     assert copy.deepcopy(handles[0]).trunk is handles[0].trunk
     for seed in range(1, 7):
         opened("squeezenet1_1", None, random_state=seed)
-    assert len(_backbone._shared) == _backbone._MAX_SHARED
+    assert len(_network._shared) == _network._MAX_SHARED
     assert opened("squeezenet1_1", None).digest == handles[0].digest
 
 
@@ -232,3 +232,125 @@ def test_saving_under_another_ending_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"Parameter path: found '.*x\.pth'"):
         opened(small_network).save(tmp_path / "x.pth")
     assert not list(tmp_path.iterdir())
+
+
+def changed(backbone, *names):
+    """Add one to some tensors."""
+    own = dict(backbone.trunk.state_dict())
+    return backbone.with_changes({name: own[name].numpy() + 1 for name in names})
+
+
+FIRST, LAST = "features.0.0.weight", "features.12.0.weight"
+CPU = torch.device("cpu")
+
+
+def test_changed_backbone_computes_with_the_new_values_and_leaves_the_base():
+    base = opened("mini", image_size=64)
+    images = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = base.trunk(images)
+    tuned = changed(base, LAST)
+    assert torch.equal(base.trunk(images), before)
+    after = tuned.trunk(images)
+    assert not torch.equal(after, before)
+    activation = images
+    for segment in tuned.segments():
+        activation = segment(activation)
+    assert torch.equal(activation, after)
+    for fast in (tuned.for_inference(CPU), tuned.prefix("pooled", CPU)):
+        assert (fast(images) - after).abs().max() <= 1e-5 * after.abs().max()
+    assert tuned.stages == base.stages
+    assert tuned.base is base
+    assert base.base is base
+
+
+def test_changed_backbone_shares_what_it_has_in_common_with_its_base():
+    base = opened("mini", image_size=64)
+    tuned = changed(base, LAST)
+    assert tuned.trunk.get_parameter(FIRST) is base.trunk.get_parameter(FIRST)
+    assert tuned.trunk.get_parameter(LAST) is not base.trunk.get_parameter(LAST)
+    assert tuned.prefix("features.8", CPU) is base.prefix("features.8", CPU)
+    assert tuned.prefix("features.12", CPU) is not base.prefix("features.12", CPU)
+    assert copy.deepcopy(tuned).trunk is tuned.trunk
+    known = {tuned.digest, base.digest, tuned.fingerprint, base.fingerprint}
+    assert len(known) == 4
+    assert tuned.fingerprint_at("features.8") == base.fingerprint_at("features.8")
+    for cut in ("features.12", "pooled"):
+        assert tuned.fingerprint_at(cut) != base.fingerprint_at(cut)
+
+
+def test_changes_of_a_changed_backbone_are_added():
+    base = opened("mini", image_size=64)
+    twice = changed(changed(base, LAST), FIRST)
+    assert twice.digest == changed(base, FIRST, LAST).digest
+    assert twice.base is base
+    own = base.trunk.state_dict()
+    back = twice.with_changes({n: own[n].numpy() for n in (FIRST, LAST)})
+    assert (back.digest, back.trunk) == (base.digest, base.trunk)
+
+
+def test_pickle_of_a_changed_backbone_holds_the_changed_tensors_only():
+    tuned = changed(opened("mini", image_size=64), FIRST)
+    text = pickle.dumps(tuned)
+    assert len(text) < 5_000
+    restored = pickle.loads(text)
+    assert restored.trunk.get_parameter(LAST) is tuned.trunk.get_parameter(LAST)
+    assert torch.equal(
+        restored.trunk.get_parameter(FIRST), tuned.trunk.get_parameter(FIRST)
+    )
+    assert restored.base.digest == tuned.base.digest
+    assert restored.fingerprint == tuned.fingerprint
+    twice = changed(pickle.loads(pickle.dumps(restored)), LAST)
+    assert twice.digest == changed(tuned, LAST).digest
+    assert len(pickle.dumps(tuned.with_weights_in_pickle())) > 2_000_000
+
+
+@pytest.mark.parametrize("make", [small_network, small_network(), DataDependent])
+def test_changed_network_that_cannot_be_found_again_is_pickled_whole(make):
+    base = opened(make)
+    name = next(iter(base.segments()[0].state_dict()))
+    own = base.segments()[0].state_dict()
+    tuned = base.with_changes({name: own[name].numpy() * 2})
+    images = torch.rand(16, 3, 32, 32)
+    expected = tuned.trunk(images)
+    assert not torch.equal(expected, base.trunk(images))
+    restored = pickle.loads(pickle.dumps(tuned))
+    assert torch.equal(restored.trunk(images), expected)
+    assert torch.equal(restored.base.trunk(images), base.trunk(images))
+
+
+def test_changed_backbone_is_the_base_of_another_task(tmp_path):
+    tuned = changed(opened("mini"), LAST)
+    tuned.save(tmp_path / "tuned.safetensors")
+    assert opened("mini", tmp_path / "tuned.safetensors").digest == tuned.digest
+
+
+def test_changed_backbone_refuses_a_base_that_is_another_now(tmp_path):
+    path = tmp_path / "base.pth"
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), path)
+    text = pickle.dumps(changed(opened("squeezenet1_1", path), "features.0.bias"))
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), path)
+    restored = pickle.loads(text)
+    with pytest.raises(WeightsMismatchError, match=r"base\.pth.*digest"):
+        restored.trunk  # noqa: B018 (the property loads the weights)
+
+
+def test_values_given_for_a_change_may_be_overwritten_later():
+    base = opened(small_network)
+    values = np.ones(6, dtype=np.float64)
+    tuned = base.with_changes({"0.bias": values})
+    values[:] = 7
+    assert tuned.trunk.get_parameter("0.bias").tolist() == [1.0] * 6
+    restored = pickle.loads(pickle.dumps(tuned))
+    assert restored.trunk.get_parameter("0.bias").tolist() == [1.0] * 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"1.weights": np.ones(6)}, r"'1\.weights'.*no tensor of that name"),
+        ({"0.bias": np.ones(5)}, r"'0\.bias'.*\(5,\).*Expected \(6,\)"),
+    ],
+)
+def test_change_that_does_not_fit_is_an_error(change, message):
+    with pytest.raises(ValueError, match=message):
+        opened(small_network).with_changes(change)

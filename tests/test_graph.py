@@ -283,3 +283,28 @@ def test_structure_and_digest_tell_networks_apart():
         strided.get_parameter("0.bias")[0] += 1
     assert _graph.weights_digest(plain) != _graph.weights_digest(strided)
     assert _graph.structure(_graph.cut_pooled(Untraceable(), 32)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("vgg11", 4096), ("alexnet", 4096), ("mobilenet_v3_small", 1024)],
+)
+def test_hidden_is_what_the_last_linear_layer_sees(name, width):
+    network = network_with_statistics(name)
+    images = random_images(64)
+    last = network.classifier[-1]
+    trunk = _graph.cut_hidden(network, 64, name)
+    with torch.inference_mode():
+        features = trunk(images)
+        assert torch.equal(last(features), network(images))
+    assert features.shape == (8, width)
+    left_out = {n for n in network.state_dict() if n not in trunk.state_dict()}
+    assert {n.rpartition(".")[0] for n in left_out} == {
+        f"classifier.{len(network.classifier) - 1}"
+    }
+
+
+@pytest.mark.parametrize("make", [models.resnet18, models.squeezenet1_1, Untraceable])
+def test_network_without_hidden_layers_says_so(make):
+    with pytest.raises(ValueError, match="'mine' has no layer 'hidden'"):
+        _graph.cut_hidden(make(), 64, "mine")

@@ -1,11 +1,14 @@
 """torchvision's networks: which there are, and the images their weights want."""
 
+import time
+
 import pytest
 import torch
 from torchvision import models
 
 from sktransfer._images.preprocessing import Preprocessing
 from sktransfer.backbones import get_backbone, list_backbones
+from sktransfer.backbones._backbone import open_backbone
 from sktransfer.backbones._torchvision import build
 
 TRANSFORMERS = {
@@ -69,3 +72,29 @@ def test_inceptions_bring_the_input_into_their_own_range(name):
     network = build(name)
     assert network.transform_input
     assert network.AuxLogits is None if name == "inception_v3" else network.aux1 is None
+
+
+@pytest.mark.all_backbones
+@pytest.mark.parametrize("name", models.list_models(module=models))
+def test_stages_of_every_network_compute_what_it_does(name):
+    """Prints a row of a table; show it with ``pytest -s -m all_backbones``."""
+    size = 224 if name.startswith(("maxvit", "vit")) else 128
+    options = {"image_size": 224} if name.startswith("vit") else {}
+    network = models.get_model(name, weights=None, **options).eval()
+    started = time.perf_counter()
+    backbone = open_backbone(network, "default", size, "auto", None)
+    del network
+    stages = backbone.stages
+    seconds = time.perf_counter() - started
+    shown = ", ".join(f"{s.name} {'x'.join(map(str, s.shape))}" for s in stages)
+    print(f"\n| {name} | {seconds:.1f} s | {backbone.n_features} | {shown} |", end=" ")
+    images = torch.rand(16, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = backbone.trunk(images)
+        fast = backbone.for_inference(torch.device("cpu"))(images)
+        assert (fast - expected).abs().max() <= 1e-5 * expected.abs().max()
+        activation = images
+        for segment in backbone.segments():
+            activation = segment(activation)
+    assert torch.equal(activation, expected)
+    assert len(stages) > 3

@@ -78,4 +78,25 @@ class MemoryStore:
             self._n_bytes = 0
 
 
+class StorePass:
+    """A store as one pass over images sees it.
+
+    Parameters
+    ----------
+    store : MemoryStore
+        The store.
+    """
+
+    def __init__(self, store):
+        self._store, self._number = store, store.new_pass()
+
+    def get(self, key):
+        """Return a value, or None; what is read stays through this pass."""
+        return self._store.get(key, self._number)
+
+    def put(self, key, value):
+        """Keep a value if there is room, or room that an earlier pass left."""
+        self._store.put(key, value, self._number)
+
+
 SHARED = MemoryStore()

@@ -34,8 +34,8 @@ class PrefixJob:
         Maps images to activations; on `device`.
     preprocessing : Preprocessing
         From RGB to the network's input.
-    n_features : int
-        Width of the activations.
+    shape : tuple of int
+        Shape of one image's activation.
     device : torch.device
         Where the network is.
     batch_size : int
@@ -52,7 +52,7 @@ class PrefixJob:
 
     network: torch.nn.Module
     preprocessing: object
-    n_features: int
+    shape: tuple
     device: torch.device
     batch_size: int
     threads: int
@@ -72,10 +72,10 @@ class PrefixJob:
 
         Returns
         -------
-        ndarray of shape (n_images, n_features), float32
+        ndarray of shape (n_images, *shape), float32
             NaN in the rows that `problems` lists.
         """
-        output = np.full((len(images), self.n_features), np.nan, dtype=np.float32)
+        output = np.full((len(images), *self.shape), np.nan, dtype=np.float32)
         batch = _Batch()
         read = _Reader(self, images)
         done = 0
@@ -118,21 +118,40 @@ class PrefixJob:
                 self.put(key, activations[i])
 
     def _forward(self, pixels):
-        """Normalize and run one batch; 8-bit pixels travel as 8 bits."""
-        if any(p.dtype != np.uint8 for p in pixels):
-            pixels = [
-                p.astype(np.float32) / np.float32(255) if p.dtype == np.uint8 else p
-                for p in pixels
-            ]
-        batch = torch.from_numpy(np.stack(pixels)).to(self.device).permute(0, 3, 1, 2)
-        if batch.dtype == torch.uint8:
-            batch = batch.float().div_(255)
-        shape = (1, 3, 1, 1)
-        mean = torch.tensor(self.preprocessing.mean, device=self.device).view(shape)
-        std = torch.tensor(self.preprocessing.std, device=self.device).view(shape)
         with torch.inference_mode():
-            batch = ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
+            batch = normalized_batch(pixels, self.preprocessing, self.device)
             return self.network(batch).float().cpu().numpy()
+
+
+def normalized_batch(pixels, preprocessing, device):
+    """Stack and normalize images; 8-bit pixels travel to the device as 8 bits.
+
+    Parameters
+    ----------
+    pixels : list of ndarray of shape (s, s, 3)
+        uint8, or floats nominally in [0, 1].
+    preprocessing : Preprocessing
+        Whose mean and std are used.
+    device : torch.device
+        Where the batch goes.
+
+    Returns
+    -------
+    torch.Tensor of shape (b, 3, s, s), float32
+        In channels-last order.
+    """
+    if any(p.dtype != np.uint8 for p in pixels):
+        pixels = [
+            p.astype(np.float32) / np.float32(255) if p.dtype == np.uint8 else p
+            for p in pixels
+        ]
+    batch = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)
+    if batch.dtype == torch.uint8:
+        batch = batch.float().div_(255)
+    shape = (1, 3, 1, 1)
+    mean = torch.tensor(preprocessing.mean, device=device).view(shape)
+    std = torch.tensor(preprocessing.std, device=device).view(shape)
+    return ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass

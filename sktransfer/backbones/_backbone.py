@@ -5,34 +5,24 @@ backbones are shared by all handles of a process that mean the same weights, so 
 clones and folds of a search load one network.
 """
 
-import copy
 import os
-from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
+from difflib import get_close_matches
 from pathlib import Path
-from threading import RLock
 
 from sktransfer._images.preprocessing import Preprocessing
-from sktransfer.backbones._registry import BackboneSpec, WeightsSource, get_backbone
+from sktransfer.backbones._network import (
+    POOLED,
+    Network,
+    build_network,
+    changed_network,
+    is_module,
+    lock,
+    resolve,
+    shared_network,
+)
+from sktransfer.backbones._registry import WeightsSource, get_backbone
 from sktransfer.exceptions import WeightsMismatchError
-
-_MAX_SHARED = 4
-_shared = OrderedDict()
-# Building draws from torch's global generator, inside a fork of it: one at a time.
-_lock = RLock()
-
-
-@dataclass(eq=False)
-class _Network:
-    """A loaded trunk and what is known of it."""
-
-    trunk: object
-    n_features: int
-    digest: str
-    fingerprint: str
-    needs_full_batches: bool
-    fused: dict = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -51,6 +41,8 @@ class Backbone:
         Digest of the weights.
     fingerprint : str
         Determines, with the preprocessing, what the network computes.
+    last : {"pooled", "hidden"}
+        Name of the last stage, which puts out the features.
     """
 
     name: str
@@ -61,8 +53,11 @@ class Backbone:
     n_features: int = 0
     digest: str = ""
     fingerprint: str = field(default="", repr=False)
-    _network: _Network | None = field(default=None, repr=False)
+    last: str = field(default=POOLED, repr=False)
+    _network: Network | None = field(default=None, repr=False)
     _stored: dict | None = field(default=None, repr=False)
+    _base: "Backbone | None" = field(default=None, repr=False)
+    _changes: dict | None = field(default=None, repr=False)
 
     @property
     def trunk(self):
@@ -74,24 +69,167 @@ class Backbone:
         """Whether a row's last bits depend on how many rows are beside it."""
         return self._loaded().needs_full_batches
 
+    @property
+    def base(self):
+        """The backbone whose tensors were changed; itself if none were."""
+        return self if self._base is None else self._base
+
+    @property
+    def stages(self):
+        """The stages of the network, from the image up; the last is the features."""
+        with lock:
+            return self._loaded().plan.stages
+
+    def stage(self, name):
+        """Return a stage by name, or raise with the names there are."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        names = [stage.name for stage in self.stages]
+        near = get_close_matches(str(name), names, n=1)
+        why = "" if self._loaded().is_traced else ", since its graph cannot be traced"
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"The backbone {self.name!r} has no stage {name!r}. Its stages are "
+            f"{names}{why}.{hint}"
+        )
+
+    def segments(self):
+        """Copy the network, one trainable module a stage.
+
+        Returns
+        -------
+        list of Segment
+            On the CPU, in eval mode, without gradients.
+        """
+        with lock:
+            network = self._loaded()
+            return network.plan.segments(network.trunk)
+
+    def prefix(self, cut, device):
+        """Return the network up to and with the stage `cut`, as `for_inference` does.
+
+        Networks whose changed tensors are all above the cut share their base's.
+        """
+        if cut == self.last:
+            return self.for_inference(device)
+        self.stage(cut)
+        with lock:
+            if self._is_base_up_to(cut):
+                return self._base.prefix(cut, device)
+            return self._loaded().prefix(cut, device)
+
+    def n_features_of(self, layer, pooling):
+        """Width of the features read at a stage, or raise if there are none."""
+        # The stages are not looked for where nobody asks for them.
+        last = (self.n_features,)
+        shape = last if layer == self.last else self.stage(layer).shape
+        if len(shape) == 1 and pooling != "avg":
+            raise ValueError(
+                f"Parameter pooling: found {pooling!r} with layer={layer!r}, which is "
+                "a vector already. Expected 'avg', or another layer."
+            )
+        from sktransfer.backbones._pooling import Layout
+
+        return Layout(shape).channels * (2 if pooling == "avgmax" else 1)
+
+    def reader(self, layer, pooling, device):
+        """Return a frozen network from images to the features read at a stage."""
+        network = self.prefix(layer, device)
+        if layer == self.last:
+            return network
+        from torch import nn
+
+        return nn.Sequential(network, self.pool(layer, pooling))
+
+    def pool(self, layer, pooling):
+        """Return the module that turns a stage's activation into features."""
+        from sktransfer.backbones._pooling import Pool
+
+        if layer == self.last:
+            return Pool(pooling, ())
+        self.stage(layer)
+        with lock:
+            return Pool(pooling, self._loaded().plan.spatial(layer))
+
+    def fingerprint_at(self, cut):
+        """Return the fingerprint of what the network computes up to a stage.
+
+        With the name of the stage it is the network's part in the key of a stored
+        activation; it is the base's where nothing below the cut was changed.
+        """
+        if cut == self.last:
+            return self.fingerprint
+        self.stage(cut)
+        return (self.base if self._is_base_up_to(cut) else self).fingerprint
+
+    def _is_base_up_to(self, cut):
+        if self._base is None:
+            return False
+        below = self._loaded().plan.tensors_up_to(cut)
+        names = [name.split(".") for name in self._changes]
+        starts = {".".join(n[: i + 1]) for n in names for i in range(len(n))}
+        return below.isdisjoint(starts)
+
+    def with_changes(self, tensors):
+        """Return a backbone of the same structure with other values in some tensors.
+
+        Its pickle holds these and the base. Changes of a changed backbone are added to
+        those it has.
+
+        Parameters
+        ----------
+        tensors : dict of str to ndarray
+            Values by the names of the network's own tensors; what equals the base is
+            left out.
+
+        Returns
+        -------
+        Backbone
+            The changed backbone.
+
+        Raises
+        ------
+        ValueError
+            If the network has no tensor of such a name and shape.
+        """
+        base = self.base
+        network, changes = changed_network(
+            base._loaded(), {**(self._changes or {}), **tensors}
+        )
+        if not changes:
+            return replace(base)
+        return replace(
+            base,
+            digest=network.digest,
+            fingerprint=network.fingerprint,
+            _network=network,
+            _base=base,
+            _changes=changes,
+        )
+
     def _loaded(self):
-        with _lock:
+        with lock:
             if self._network is None:
-                network = _network(self)
+                network = self._load()
                 if network.digest != self.digest:
                     raise _changed_weights(self, network)
                 self._network, self._stored = network, None
             return self._network
 
+    def _load(self):
+        if self._base is not None:
+            return changed_network(self._base._loaded(), self._changes)[0]
+        recipe = self._origin, self._source, self._seed
+        size = self.preprocessing.image_size
+        if isinstance(self._origin, str) and self._stored is None:
+            return shared_network(*recipe, size, self.last)
+        return build_network(*recipe, size, self.last, self._stored)
+
     def for_inference(self, device):
         """Return a fused copy of the trunk on a device, made at first use."""
-        with _lock:
-            network = self._loaded()
-            if device not in network.fused:
-                from sktransfer.backbones._graph import fused
-
-                network.fused[device] = fused(network.trunk).to(device)
-            return network.fused[device]
+        with lock:
+            return self._loaded().for_inference(device)
 
     def save(self, path):
         """Save the network as the base of another task.
@@ -118,12 +256,14 @@ class Backbone:
     def with_weights_in_pickle(self):
         """Return a copy whose pickle holds the weights, not where they can be found."""
         source = replace(self._source, findable=False)
-        return replace(self, _network=self._loaded(), _source=source)
+        base = self._base and self._base.with_weights_in_pickle()
+        return replace(self, _network=self._loaded(), _source=source, _base=base)
 
     def __getstate__(self):
         """Drop what can be found again; keep the tensors of what cannot."""
         state = self.__dict__ | {"_network": None}
-        if self._network is not None and not self._source.findable:
+        has_tensors = self._network is not None and self._base is None
+        if has_tensors and not self._source.findable:
             from sktransfer.backbones._graph import tensors
 
             own = tensors(self._network.trunk)
@@ -135,7 +275,7 @@ class Backbone:
         return replace(self)
 
 
-def open_backbone(backbone, weights, image_size, resize, random_state):
+def open_backbone(backbone, weights, image_size, resize, random_state, last=POOLED):
     """Load the backbone that an estimator's parameters describe.
 
     Parameters
@@ -150,14 +290,17 @@ def open_backbone(backbone, weights, image_size, resize, random_state):
         ``"auto"`` is the weights' own.
     random_state : int, RandomState or None
         Seed of initial weights if it is an int, else the seed is 0.
+    last : {"pooled", "hidden"}, default="pooled"
+        Where the features are: ``"hidden"`` is the input of the last linear layer in
+        networks with hidden layers before it.
 
     Returns
     -------
     Backbone
         Loaded and checked.
     """
-    spec, origin = _resolve(backbone)
-    source = _weights_source(spec, weights, _is_module(origin))
+    spec, origin = resolve(backbone)
+    source = _weights_source(spec, weights, is_module(origin))
     preprocessing = source.preprocessing or spec.preprocessing or Preprocessing()
     opened = Backbone(
         spec.name,
@@ -165,35 +308,23 @@ def open_backbone(backbone, weights, image_size, resize, random_state):
         _origin=origin,
         _source=source,
         _seed=int(random_state) if _is_int(random_state) else 0,
+        last=last,
     )
-    opened._network = network = _network(opened)
+    opened._network = network = opened._load()
     opened.n_features, opened.digest = network.n_features, network.digest
     opened.fingerprint = network.fingerprint
     return opened
 
 
+def stages_of(backbone):
+    """Stages of what an estimator's `backbone` parameter means, without its weights."""
+    if isinstance(backbone, str):
+        return get_backbone(backbone).stages
+    return open_backbone(backbone, "default", None, "auto", 0).stages
+
+
 def _is_int(random_state):
     return hasattr(random_state, "__index__")
-
-
-def _is_module(origin):
-    return hasattr(origin, "named_parameters") and not isinstance(origin, type)
-
-
-def _resolve(backbone):
-    """Return the spec of a parameter, and what it is rebuilt from."""
-    if isinstance(backbone, str):
-        return get_backbone(backbone), backbone
-    if _is_module(backbone):
-        spec = BackboneSpec(type(backbone).__name__, lambda: backbone)
-        return spec, backbone
-    if callable(backbone):
-        name = getattr(backbone, "__name__", type(backbone).__name__)
-        return BackboneSpec(name, backbone), backbone
-    raise TypeError(
-        f"Parameter backbone: found {type(backbone).__name__}. Expected the name of a "
-        "backbone, a callable that returns a torch.nn.Module, or a torch.nn.Module."
-    )
 
 
 def _weights_source(spec, weights, is_module):
@@ -214,66 +345,6 @@ def _weights_source(spec, weights, is_module):
         path = os.path.abspath(text)
         return WeightsSource("file", path, repr(text), stored_preprocessing(path))
     return spec.weights_source(text)
-
-
-def _network(backbone):
-    """Build and load a network, or return the one this process has already."""
-    if not isinstance(backbone._origin, str) or backbone._stored is not None:
-        return _build(backbone)
-    source, size = backbone._source, backbone.preprocessing.image_size
-    key = (backbone._origin, source, _stamp(source), backbone._seed, size)
-    with _lock:
-        if key not in _shared:
-            _shared[key] = _build(backbone)
-        _shared.move_to_end(key)
-        while len(_shared) > _MAX_SHARED:
-            _shared.popitem(last=False)
-        return _shared[key]
-
-
-def _stamp(source):
-    """Change time and size of a weights file, which may be written anew."""
-    if source.kind != "file" or not os.path.exists(source.location):
-        return None
-    status = os.stat(source.location)
-    return status.st_mtime_ns, status.st_size
-
-
-def _build(backbone):
-    from sktransfer.backbones import _graph, _weights
-
-    module = _build_module(backbone)
-    size = backbone.preprocessing.image_size
-    trunk = _graph.cut_pooled(module.float().cpu(), size)
-    source = backbone._source
-    if backbone._stored is not None:
-        _graph.restore(trunk, backbone._stored)
-    elif source.kind != "built":
-        state = _weights.read_weights(source, backbone.name)
-        _weights.load_into(trunk, state, source, backbone.name)
-    digest = _graph.weights_digest(trunk)
-    # What an untraceable forward computes cannot be read off: it is never shared.
-    text = _graph.structure(trunk) or os.urandom(20).hex()
-    fingerprint = blake2b(f"{text}\n{digest}".encode(), digest_size=20).hexdigest()
-    n_features = _graph.count_features(trunk, size, backbone.name)
-    full = _graph.needs_full_batches(trunk)
-    return _Network(trunk, n_features, digest, fingerprint, full)
-
-
-def _build_module(backbone):
-    import torch
-
-    spec, _ = _resolve(backbone._origin)
-    with _lock, torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would reseed the accelerators' generators too.
-        torch.default_generator.manual_seed(backbone._seed)
-        module = spec.builder()
-    if isinstance(module, torch.nn.Module):
-        return copy.deepcopy(module)  # it may be in use where it comes from
-    raise TypeError(
-        f"Parameter backbone: the callable {spec.name} returned "
-        f"{type(module).__name__}. Expected a torch.nn.Module."
-    )
 
 
 def _changed_weights(backbone, network):

@@ -41,23 +41,27 @@ class OutputPool(nn.Module):
 
     def forward(self, batch):
         """Return the features (b, d) of a batch."""
-        output = self.module(batch)
-        if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4):
-            found = (
-                f"a tensor of shape {tuple(output.shape)}"
-                if isinstance(output, torch.Tensor)
-                else type(output).__name__
-            )
-            raise WeightsMismatchError(
-                "of the module",
-                type(self.module).__name__,
-                f"its graph cannot be traced and its output is {found}",
-                "Expected a module that returns a tensor of shape (b, d), (b, t, d) or "
-                "(b, c, h, w).",
-            )
-        if output.ndim == 4:
-            return output.mean((2, 3))
-        return output.mean(1) if output.ndim == 3 else output
+        return pool_output(self.module, self.module(batch))
+
+
+def pool_output(module, output):
+    """Average what a module puts out over pixels or tokens, if it has any."""
+    if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4):
+        found = (
+            f"a tensor of shape {tuple(output.shape)}"
+            if isinstance(output, torch.Tensor)
+            else type(output).__name__
+        )
+        raise WeightsMismatchError(
+            "of the module",
+            type(module).__name__,
+            f"its graph cannot be traced and its output is {found}",
+            "Expected a module that returns a tensor of shape (b, d), (b, t, d) or "
+            "(b, c, h, w).",
+        )
+    if output.ndim == 4:
+        return output.mean((2, 3))
+    return output.mean(1) if output.ndim == 3 else output
 
 
 def cut_pooled(module, image_size):
@@ -76,18 +80,53 @@ def cut_pooled(module, image_size):
         Maps images to features (b, d); its tensors are the module's own, under their
         own names.
     """
+    graph = _frozen_graph(module, image_size)
+    found = graph and _find_pooled(module, graph)
+    if not found:
+        return OutputPool(module)
+    return _pruned(module, graph, *found)
+
+
+def cut_hidden(module, image_size, backbone):
+    """Cut a network before its last linear layer, as `cut_pooled` does at `pooled`.
+
+    Raises
+    ------
+    ValueError
+        If no other linear layer comes before it in the classification part.
+    """
+    graph = _frozen_graph(module, image_size)
+    layers = dict(module.named_modules())
+    linear = []
+    if graph:
+        nodes = list(graph.nodes)
+        start = _first_of_classifier(nodes, lambda node: _layer(layers, node))
+        linear = [n for n in nodes[start:] if isinstance(_layer(layers, n), nn.Linear)]
+    if len(linear) < 2:
+        raise ValueError(
+            f"The backbone {backbone!r} has no layer 'hidden': there is no hidden "
+            "linear layer between its last feature map and its last linear layer. Use "
+            "'pooled' or another stage."
+        )
+    return _pruned(module, graph, linear[-1].all_input_nodes[0], is_map=False)
+
+
+def _frozen_graph(module, image_size):
+    """Freeze a module and return its graph with shapes; None if it has none."""
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     try:
-        graph, paths = _trace(module)
-        values = _shapes(module, graph, image_size)
+        graph = trace(module)
+        _find_shapes(module, graph, image_size)
     except Exception:  # anything a user's forward does may defeat the tracer
-        return OutputPool(module)
-    found = _find_pooled(module, graph, paths, values)
-    if found is None:
-        return OutputPool(module)
-    return _pruned(module, graph, *found)
+        return None
+    return graph
+
+
+def _layer(layers, node):
+    """Return the layer that a node calls, or None."""
+    return layers[node.target] if node.op == "call_module" else None
 
 
 class _Tracer(NodePathTracer):
@@ -96,12 +135,28 @@ class _Tracer(NodePathTracer):
     def __init__(self):
         super().__init__()
         self._thread = get_ident()
+        self.modules_of = {}
+        self._n_nodes = Counter()
 
     def call_module(self, m, forward, args, kwargs):
         """Record a call of this thread; run one of another thread."""
         if get_ident() != self._thread:
             return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
+        output = super().call_module(m, forward, args, kwargs)
+        if isinstance(output, fx.Proxy):
+            paths = self.modules_of.setdefault(output.node, [])
+            paths.append(self.path_of_module(m))
+        return output
+
+    def _get_node_qualname(self, module_qualname, node):
+        """Count the operations of a module, where the original compares all names."""
+        path = module_qualname
+        if node.op != "call_module":
+            name = node.name.rstrip("0123456789").removesuffix("_")
+            path = f"{path}.{name}" if path else name
+        self._n_nodes[path] += 1
+        n_before = self._n_nodes[path] - 1
+        return f"{path}_{n_before}" if n_before else path
 
     def getattr(self, attr, attr_val, parameter_proxy_cache):
         """Record a look-up of this thread."""
@@ -110,15 +165,25 @@ class _Tracer(NodePathTracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def _trace(module):
+def trace(module):
+    """Return the graph of a module in the mode it is in.
+
+    A node's ``meta["path"]`` is the module path it comes from, with the operation's
+    name where it is no module; ``meta["modules"]`` are the paths of the modules that
+    return it, from the innermost out.
+    """
     with _trace_lock:
         tracer = _Tracer()
         graph = tracer.trace(module)
-    return graph, dict(tracer.node_to_qualname)
+    for node in graph.nodes:
+        path = tracer.node_to_qualname.get(node, "")
+        node.meta["path"] = node.target if node.op == "call_module" else path
+        node.meta["modules"] = tuple(tracer.modules_of.get(node, ()))
+    return graph
 
 
-def _shapes(module, graph, image_size):
-    """Shapes of all nodes, on fake tensors: nothing is computed.
+def _find_shapes(module, graph, image_size):
+    """Let all nodes know their shapes, on fake tensors: nothing is computed.
 
     Small images shrink to one pixel before the last block of a deep network, which
     hides what a feature map is: a usual size is tried first.
@@ -127,29 +192,27 @@ def _shapes(module, graph, image_size):
     for size in dict.fromkeys((max(_FULL_SIZE, image_size), image_size)):
         try:
             with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-                image = torch.empty(2, 3, size, size)
-                FakeTensorProp(traced, mode).propagate_dont_convert_inputs(image)
-            break
+                images = torch.empty(2, 3, size, size)
+                FakeTensorProp(traced, mode).propagate_dont_convert_inputs(images)
+            return
         except Exception as error:
             failure = error
-    else:
-        raise failure
-    return {node: node.meta.get("val") for node in graph.nodes}
+    raise failure
 
 
-def _find_pooled(module, graph, paths, values):
+def _find_pooled(module, graph):
     """Return (node, whether it is a map still to be averaged), or None."""
     layers = dict(module.named_modules())
 
     def layer(node):
-        return layers[node.target] if node.op == "call_module" else None
+        return _layer(layers, node)
 
     def shape(node):
-        value = values.get(node)
+        value = node.meta.get("val")
         return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
     nodes = list(graph.nodes)
-    stop = _first_of_classifier(nodes, layer, paths)
+    stop = _first_of_classifier(nodes, layer)
     before = nodes[:stop]
     maps = [
         node
@@ -158,7 +221,7 @@ def _find_pooled(module, graph, paths, values):
         and len(shape(node)) == 4
         and max(shape(node)[2:]) > 1
         and not isinstance(layer(node), nn.AdaptiveAvgPool2d)
-        and paths.get(node, "").split(".")[0] not in _CLASSIFIER_NAMES
+        and _top(node) not in _CLASSIFIER_NAMES
     ]
     if not maps:
         return None
@@ -172,11 +235,16 @@ def _find_pooled(module, graph, paths, values):
     return feature_map, True
 
 
-def _first_of_classifier(nodes, layer, paths):
+def _top(node):
+    """Return the name of the top-level module that a node belongs to."""
+    return node.meta["path"].split(".")[0]
+
+
+def _first_of_classifier(nodes, layer):
     """Index of the first layer that classifies; the number of nodes if none does."""
     for i, node in enumerate(nodes):
-        top = paths.get(node, "").split(".")[0]
-        if top in _CLASSIFIER_NAMES and isinstance(layer(node), (nn.Linear, nn.Conv2d)):
+        classifies = isinstance(layer(node), (nn.Linear, nn.Conv2d))
+        if classifies and _top(node) in _CLASSIFIER_NAMES:
             return i
     linear = [i for i, node in enumerate(nodes) if isinstance(layer(node), nn.Linear)]
     later = [i for i, node in enumerate(nodes) if isinstance(layer(node), nn.Conv2d)]
@@ -262,10 +330,11 @@ def _named(trunk):
 
 
 def restore(trunk, arrays):
-    """Copy arrays, by name, into all tensors of a trunk."""
+    """Copy arrays, by name, into tensors of a trunk."""
+    own = tensors(trunk)
     with torch.no_grad():
-        for name, tensor in tensors(trunk).items():
-            tensor.copy_(torch.from_numpy(arrays[name]))
+        for name, array in arrays.items():
+            own[name].copy_(torch.from_numpy(array))
 
 
 def count_features(trunk, image_size, backbone):

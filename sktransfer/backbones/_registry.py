@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import cached_property
 from threading import RLock
 
 from sktransfer._images.preprocessing import Preprocessing
@@ -66,6 +67,20 @@ class BackboneSpec:
     preprocessing: Preprocessing | None = None
     weights_names: tuple = ()
     find_weights: Callable | None = field(default=None, repr=False)
+
+    @cached_property
+    def stages(self):
+        """The stages of the network, from the image up.
+
+        Returns
+        -------
+        tuple of Stage
+            Name, shape of one image's activation, and number of parameters of each;
+            found without loading weights.
+        """
+        from sktransfer.backbones._network import stages_of
+
+        return stages_of(self)
 
     def weights_source(self, weights):
         """Return where the weights of this name are, or raise with the names there are.

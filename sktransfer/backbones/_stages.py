@@ -1,0 +1,358 @@
+"""The stages of a trunk: where it may be cut, and the pieces between the cuts.
+
+Where the stages end is decided in `_road`; here the graph is split there, in its eval
+and in its train form, into segments that can be trained.
+
+Functional dropout and stochastic depth bake the mode into a graph, so a network is
+traced once in each mode. The boundaries found in the eval graph are looked up in the
+train graph by the modules that return them; one that is no cut there is none at all.
+A network whose training form cannot be traced, or needs tensors that its eval form does
+not have, trains in its eval form.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import fx, nn
+
+from sktransfer.backbones._graph import (
+    OutputPool,
+    count_features,
+    pool_output,
+)
+from sktransfer.backbones._network import POOLED
+from sktransfer.backbones._pooling import Layout
+from sktransfer.backbones._road import find_boundaries, single_tensors
+from sktransfer.backbones._traces import (
+    between,
+    counterpart,
+    find,
+    placeholder,
+    training_graph,
+)
+
+_LARGER = 64  # pixels; networks that cut windows out want a multiple of some number
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of layers that ends where one tensor carries everything onward.
+
+    Parameters
+    ----------
+    name : str
+        Path of the module whose output ends the stage; ``"stem"`` is what comes before
+        the first block, ``"pooled"`` what comes last.
+    shape : tuple of int
+        Shape of what the stage puts out for one image.
+    n_parameters : int
+        Number of parameters in it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    n_parameters: int
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One stage without weights: two functions, and what they find on their `self`."""
+
+    name: str
+    end: str
+    forwards: tuple
+    modules: tuple
+    tensors: tuple
+
+
+class Segment(nn.Module):
+    """One stage of a network as a module that can be trained.
+
+    Its tensors bear the names they have in the whole network. It computes what the
+    network computes in eval mode, or in train mode when it is in train mode itself.
+
+    Parameters
+    ----------
+    name : str
+        Name of the stage.
+    forwards : tuple of two callables
+        ``f(self, batch)`` in eval and in train mode; they find layers on `self`.
+    """
+
+    def __init__(self, name, forwards):
+        super().__init__()
+        self.name = name
+        self._forwards = forwards
+
+    def forward(self, batch):
+        """Return what the stage makes of a batch."""
+        return self._forwards[self.training](self, batch)
+
+    def extra_repr(self):
+        """Name the stage."""
+        return repr(self.name)
+
+
+class WholeSegment(Segment):
+    """The one segment of a network that cannot be traced.
+
+    It is the network under another class: both look into the same dicts, so that
+    `.to()` reaches the tensors by either.
+    """
+
+    def __init__(self, module):
+        super().__init__(POOLED, ())
+        self._parameters = module._parameters
+        self._buffers = module._buffers
+        self._modules = module._modules
+        self._non_persistent_buffers_set = module._non_persistent_buffers_set
+        self._whole = (module,)  # in a tuple, else it would be a submodule
+
+    def forward(self, batch):
+        """Return the features of a batch."""
+        return pool_output(self._whole[0], self._whole[0](batch))
+
+    def train(self, mode=True):
+        """Set the mode of the network, too."""
+        self._whole[0].training = mode
+        return super().train(mode)
+
+
+def skeleton(module):
+    """Copy a module without its weights, to trace it later in train mode."""
+    memo = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        if isinstance(tensor, nn.Parameter):
+            empty = nn.Parameter(empty, requires_grad=False)
+        memo[id(tensor)] = empty
+    bare = copy.deepcopy(module, memo)
+    for name in [n for n in vars(bare) if n.startswith("_tensor_constant")]:
+        delattr(bare, name)  # the next trace numbers its constants anew
+    return bare
+
+
+class StagePlan:
+    """Where a trunk is cut: what networks of one structure have in common.
+
+    Parameters
+    ----------
+    trunk : torch.nn.Module
+        As `cut_pooled` returns it.
+    bare : torch.nn.Module or None
+        The whole network's skeleton; None where `trunk` has no graph.
+    image_size : int
+        Height and width, in pixels, at which shapes are reported.
+    last : str
+        Name of the last stage.
+    """
+
+    def __init__(self, trunk, bare, image_size, last=POOLED):
+        self._trunk, self._bare = trunk, bare
+        self._image_size = image_size
+        self._last = last
+
+    @property
+    def names(self):
+        """The names of the stages, from the image up."""
+        return tuple(stage.name for stage in self.stages)
+
+    @cached_property
+    def stages(self):
+        """The stages, from the image up."""
+        if not isinstance(self._trunk, fx.GraphModule):
+            width = count_features(self._trunk, self._image_size, self._last)
+            n_parameters = sum(p.numel() for p in self._trunk.parameters())
+            return (Stage(self._last, (width,), n_parameters),)
+        shapes = _shapes_of_one(self._trunk, self._image_size)
+        return tuple(
+            Stage(piece.name, shapes[piece.end], _count_parameters(self._trunk, piece))
+            for piece in self._pieces
+        )
+
+    def spatial(self, name):
+        """Which dimensions of a stage's activation are height and width, or tokens.
+
+        Three that are equal do not say; then it is those that grow with the image.
+        """
+        shape, end = next(
+            (stage.shape, piece.end)
+            for stage, piece in zip(self.stages, self._pieces, strict=True)
+            if stage.name == name
+        )
+        if len(shape) == 3 and len(set(shape)) == 1:
+            try:
+                larger = _shapes_of_one(self._trunk, self._image_size + _LARGER)[end]
+                return tuple(d for d in range(3) if larger[d] != shape[d])
+            except Exception:  # a network of one size, of which no other is known
+                return Layout(shape).spatial
+        return Layout(shape).spatial
+
+    @cached_property
+    def _pieces(self):
+        graph = self._trunk.graph
+        ends = find_boundaries(self._trunk, self._bare, self._last)
+        training = training_graph(self._bare, self._trunk)
+        if training is not None:
+            found = {n: counterpart(graph, end, training) for n, end in ends[:-1]}
+            singles = set(single_tensors(training))
+            ends = [(n, end) for n, end in ends[:-1] if found[n] in singles] + ends[-1:]
+            last = next(n for n in training.nodes if n.op == "output").args[0]
+            found[self._last] = last
+        pieces, start = [], placeholder(graph)
+        twin = training and placeholder(training)
+        for name, end in _without_shared_tensors(self._trunk, ends):
+            graphs = [between(graph, start, end, self._trunk)]
+            if training is not None:
+                graphs.append(between(training, twin, found[name], self._bare))
+                twin = found[name]
+            pieces.append(_piece(name, end.name, graphs))
+            start = end
+        return pieces
+
+    def segments(self, trunk):
+        """Copy a trunk of this structure, piece by piece.
+
+        Parameters
+        ----------
+        trunk : torch.nn.Module
+            The trunk, or one that differs in the values of its tensors.
+
+        Returns
+        -------
+        list of Segment
+            In eval mode, without gradients.
+        """
+        if isinstance(trunk, OutputPool):
+            return [WholeSegment(copy.deepcopy(trunk.module)).eval()]
+        return [_segment(piece, trunk, self._bare) for piece in self._pieces]
+
+    def prefix(self, trunk, cut):
+        """Return a trunk of this structure up to a stage; it shares the tensors."""
+        end = next(p.end for p in self._pieces if p.name == cut)
+        nodes = {node.name: node for node in trunk.graph.nodes}
+        start = placeholder(trunk.graph)
+        graph = between(trunk.graph, start, nodes[end], trunk)
+        module = fx.GraphModule(trunk, graph, class_name=type(trunk).__name__)
+        module.delete_all_unused_submodules()
+        return module.eval()
+
+    def tensors_up_to(self, cut):
+        """Names of the tensors at or below a stage, and what is below their modules."""
+        names = set()
+        for piece in self._pieces:
+            names.update(piece.modules, piece.tensors)
+            if piece.name == cut:
+                break
+        return names
+
+
+def _piece(name, end, graphs):
+    nodes = [node for graph in graphs for node in graph.nodes]
+    forwards = [_compiled(graph) for graph in graphs]
+    return _Piece(
+        name,
+        end,
+        (forwards[0], forwards[-1]),
+        tuple(dict.fromkeys(n.target for n in nodes if n.op == "call_module")),
+        tuple(dict.fromkeys(n.target for n in nodes if n.op == "get_attr")),
+    )
+
+
+def _compiled(graph):
+    """Return a graph's code as a function of the module that holds its layers.
+
+    A GraphModule would keep a second reference to every buffer, which `.to()` on the
+    segment does not reach.
+    """
+    code = graph.python_code("self")
+    names = dict(code.globals)
+    exec(compile(code.src, "<segment>", "exec"), names)
+    return names["forward"]
+
+
+def _segment(piece, trunk, bare):
+    """Give a piece copies of the layers and tensors it needs."""
+    segment = Segment(piece.name, piece.forwards)
+    memo = {}
+    for path in piece.modules:
+        layer = find(trunk, path)
+        layer = find(bare, path) if layer is None else layer
+        parent, name = _holder(segment, path)
+        parent.add_module(name, copy.deepcopy(layer, memo))
+    for path in piece.tensors:
+        if find(segment, path) is not None:
+            continue  # it came with its layer
+        tensor = copy.deepcopy(find(trunk, path), memo)
+        parent, name = _holder(segment, path)
+        if isinstance(tensor, nn.Parameter):
+            parent.register_parameter(name, tensor)
+        else:
+            own = trunk.get_submodule(path.rpartition(".")[0])
+            persistent = name not in own._non_persistent_buffers_set
+            parent.register_buffer(name, tensor, persistent=persistent)
+    return segment.requires_grad_(False).eval()
+
+
+def _holder(module, path):
+    """Return the module that holds a path's last name, made where it is missing."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if parent not in module._modules:
+            module.add_module(parent, nn.Module())
+        module = module._modules[parent]
+    return module, name
+
+
+def _tensors_of(trunk, modules, tensors):
+    """All tensors of some layers, each once."""
+    found = [find(trunk, path) for path in tensors]
+    for path in modules:
+        layer = find(trunk, path)
+        if layer is not None:
+            found += [*layer.parameters(), *layer.buffers()]
+    return list({id(tensor): tensor for tensor in found}.values())
+
+
+def _count_parameters(trunk, piece):
+    tensors = _tensors_of(trunk, piece.modules, piece.tensors)
+    return sum(t.numel() for t in tensors if isinstance(t, nn.Parameter))
+
+
+def _without_shared_tensors(trunk, ends):
+    """Drop the boundaries between stages that have a parameter or buffer in common."""
+    start, first_user, joined = placeholder(trunk.graph), {}, set()
+    for i, (_, end) in enumerate(ends):
+        nodes = between(trunk.graph, start, end, trunk).nodes
+        modules = [n.target for n in nodes if n.op == "call_module"]
+        tensors = [n.target for n in nodes if n.op == "get_attr"]
+        for tensor in _tensors_of(trunk, modules, tensors):
+            joined.update(range(first_user.setdefault(id(tensor), i), i))
+        start = end
+    return [end for i, end in enumerate(ends) if i not in joined]
+
+
+class _Measuring(fx.Interpreter):
+    """Runs a trunk on blank images and notes the shapes of what its nodes put out."""
+
+    def __init__(self, trunk):
+        super().__init__(trunk)
+        self.shapes = {}
+
+    def run_node(self, n):
+        """Note the shape for one image."""
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            self.shapes[n.name] = tuple(value.shape[1:])
+        return value
+
+
+def _shapes_of_one(trunk, image_size):
+    """Shapes of what all nodes put out for one image."""
+    measuring = _Measuring(trunk)
+    # In pairs, as in `count_features`; fake tensors take longer than small images.
+    with torch.inference_mode():
+        measuring.run(torch.zeros(2, 3, image_size, image_size))
+    return measuring.shapes
