@@ -5,6 +5,8 @@ from numbers import Real
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from sktransfer.strategies._base import Strategy
+from sktransfer.strategies._phases import Phase, frozen
+from sktransfer.strategies._unfreezing import stages_up_to
 
 
 class FeatureExtraction(Strategy):
@@ -16,13 +18,21 @@ class FeatureExtraction(Strategy):
 
     Parameters
     ----------
-    solver : {"exact"}, default="exact"
+    solver : {"auto", "exact", "gradient"}, default="auto"
         How the head is fitted. ``"exact"`` is scikit-learn's LogisticRegression with
-        the solver lbfgs on standardized features.
+        the solver lbfgs on standardized features; it wants ``head="linear"``,
+        ``loss="auto"``, no label smoothing and no random augmentation. ``"gradient"``
+        trains the head with the estimator's optimizer. ``"auto"`` is exact where it
+        can be; the estimator's ``solver_`` says which it was.
     C : float, default=0.01
         Inverse strength of the L2 penalty on the coefficients of the standardized
         features, as in LogisticRegression. Several hundred features and few labels want
-        a small value.
+        a small value. Without effect on ``"gradient"``, which has ``weight_decay``.
+    layer : str, default="pooled"
+        Stage whose output the head sees, see ``get_backbone(name).stages``.
+    pooling : {"avg", "max", "avgmax"}, default="avg"
+        How a stage with height and width becomes a vector: the mean over its pixels,
+        the maximum, or both beside each other. ``"pooled"`` is a vector already.
 
     References
     ----------
@@ -36,10 +46,47 @@ class FeatureExtraction(Strategy):
     """
 
     _parameter_constraints: dict = {
-        "solver": [StrOptions({"exact"})],
+        "solver": [StrOptions({"auto", "exact", "gradient"})],
         "C": [Interval(Real, 0, None, closed="neither")],
+        "layer": [str],
+        "pooling": [StrOptions({"avg", "max", "avgmax"})],
     }
 
-    def __init__(self, solver="exact", C=0.01):
+    def __init__(self, solver="auto", C=0.01, layer="pooled", pooling="avg"):
         self.solver = solver
         self.C = C
+        self.layer = layer
+        self.pooling = pooling
+
+    def phases(self, stages, *, head="linear", in_the_way=()):  # noqa: ARG002
+        """Turn the strategy into its one phase.
+
+        Parameters
+        ----------
+        stages : sequence of Stage
+            The backbone's stages.
+        head : object, default="linear"
+            The estimator's head.
+        in_the_way : sequence of str, default=()
+            Descriptions of the estimator's parameters that forbid the exact solver.
+
+        Returns
+        -------
+        list of Phase
+            One phase, in which only the head is fitted.
+
+        Raises
+        ------
+        ValueError
+            If ``solver="exact"`` cannot be, or there is no such layer.
+        """
+        if self.solver == "exact" and in_the_way:
+            raise ValueError(
+                f"Parameter strategy: solver='exact' cannot be used with "
+                f"{', '.join(in_the_way)}. Leave that at its default, or pass "
+                "solver='auto' or 'gradient'."
+            )
+        exact = self.solver != "gradient" and not in_the_way
+        solver = "exact" if exact else "gradient"
+        used = stages_up_to(self.layer, stages)
+        return [Phase("head", frozen(used), solver=solver, C=self.C)]

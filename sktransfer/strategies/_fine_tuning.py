@@ -1,0 +1,132 @@
+"""Fine-tuning: the upper part of the backbone, or all of it, learns with the head."""
+
+from numbers import Integral, Real
+
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from sktransfer.strategies._base import Strategy
+from sktransfer.strategies._phases import Phase, frozen
+from sktransfer.strategies._unfreezing import chosen_stages, stage_plans
+
+
+class FineTuning(Strategy):
+    """Train the backbone, from a stage on, together with the head.
+
+    By default this is LP-FT: the head starts from the linear probe, solved exactly on
+    the frozen features, so that the first steps do not spoil the backbone for the sake
+    of a random head. What lies before the lowest stage that learns stays as it is, byte
+    for byte, and is computed once per image.
+
+    Parameters
+    ----------
+    unfreeze : str, int or list of str, default="all"
+        What learns. A stage's name: that stage and all above it; an int n: the n
+        topmost stages with parameters (1 is ``"layer4"`` in a ResNet); a list of
+        names: exactly these (surgical fine-tuning); ``"all"``; ``"norm"`` or
+        ``"bias"``: the parameters of the norms, or the biases, of all stages.
+    backbone_lr_ratio : float, default=1.0
+        Learning rate of the topmost stage, as a multiple of the head's.
+    lr_decay : float, default=1.0
+        Each stage below learns slower by this factor than the one above it.
+    init : {"linear_probe", "random"}, default="linear_probe"
+        Where a linear head starts. Another head always starts at random.
+    freeze_epochs : int, default=1
+        For how many epochs a head that is not linear trains alone at first.
+    batch_norm : {"affine", "frozen", "train"}, default="affine"
+        In the stages that learn: train scale and shift of the batch norms and keep the
+        statistics; keep both; or train and update everything.
+
+    See Also
+    --------
+    GradualUnfreezing : One stage more at a time.
+    ParameterSharing : Fine-tuning that is held back to the base network.
+
+    References
+    ----------
+    Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification",
+    ACL 2018 (learning rates by layer); Kumar et al., "Fine-Tuning can Distort
+    Pretrained Features and Underperform Out-of-Distribution", ICLR 2022 (LP-FT); Lee et
+    al., "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts", ICLR 2023.
+
+    Examples
+    --------
+    >>> from sktransfer import FineTuning
+    >>> FineTuning(unfreeze="layer4").plan("resnet18", max_epochs=5).tail(3)
+              phase   stage trainable  n_parameters     lr  epochs
+    10  fine_tuning  layer4       all       8393728  0.001       5
+    11  fine_tuning  pooled      none             0  0.000       5
+    12  fine_tuning    head       all          <NA>  0.001       5
+    """
+
+    _parameter_constraints: dict = {
+        "unfreeze": [str, Interval(Integral, 1, None, closed="left"), list, tuple],
+        "backbone_lr_ratio": [Interval(Real, 0, None, closed="neither")],
+        "lr_decay": [Interval(Real, 0, None, closed="neither")],
+        "init": [StrOptions({"linear_probe", "random"})],
+        "freeze_epochs": [Interval(Integral, 0, None, closed="left")],
+        "batch_norm": [StrOptions({"affine", "frozen", "train"})],
+    }
+
+    def __init__(
+        self,
+        unfreeze="all",
+        backbone_lr_ratio=1.0,
+        lr_decay=1.0,
+        init="linear_probe",
+        freeze_epochs=1,
+        batch_norm="affine",
+    ):
+        self.unfreeze = unfreeze
+        self.backbone_lr_ratio = backbone_lr_ratio
+        self.lr_decay = lr_decay
+        self.init = init
+        self.freeze_epochs = freeze_epochs
+        self.batch_norm = batch_norm
+
+    def phases(self, stages, *, head="linear", in_the_way=()):  # noqa: ARG002
+        """Turn the strategy into phases: the head's start, then fine-tuning.
+
+        Parameters
+        ----------
+        stages : sequence of Stage
+            The backbone's stages.
+        head : object, default="linear"
+            The estimator's head.
+        in_the_way : sequence of str, default=()
+            Without effect: the start of the head may be solved in any case.
+
+        Returns
+        -------
+        list of Phase
+            In the order in which they run.
+
+        Raises
+        ------
+        ValueError
+            If `unfreeze` fits no stage.
+        """
+        names, kind = chosen_stages(self.unfreeze, stages)
+        ratio, decay = self.backbone_lr_ratio, self.lr_decay
+        return [
+            *start_of_head(stages, head, self.init, self.freeze_epochs),
+            Phase(
+                "fine_tuning",
+                stage_plans(stages, names, kind, ratio, decay),
+                batch_norm=self.batch_norm,
+                **self._penalty(),
+            ),
+        ]
+
+    def _penalty(self):
+        return {}
+
+
+def start_of_head(stages, head, init, freeze_epochs):
+    """Phases that bring the head to where it may pull at the backbone."""
+    if isinstance(head, str) and head == "linear":
+        if init == "linear_probe":
+            return [Phase("probe", frozen(stages), solver="exact")]
+        return []
+    if freeze_epochs == 0:
+        return []
+    return [Phase("head", frozen(stages), epochs=freeze_epochs)]

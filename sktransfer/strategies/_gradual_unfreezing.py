@@ -1,0 +1,136 @@
+"""Gradual unfreezing: one stage more learns in each phase."""
+
+from numbers import Integral, Real
+
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from sktransfer.strategies._base import Strategy
+from sktransfer.strategies._fine_tuning import start_of_head
+from sktransfer.strategies._phases import Phase
+from sktransfer.strategies._unfreezing import chosen_stages, stage_plans
+
+
+class GradualUnfreezing(Strategy):
+    """Unfreeze the backbone from the top, stage by stage.
+
+    The head starts from the linear probe; then the topmost stages learn with it, then
+    one more, and so on. The last phase gets the epochs that the others leave.
+
+    Parameters
+    ----------
+    epochs_per_stage : int, default=1
+        Epochs of each phase but the last.
+    start : int or str, default=1
+        What learns in the first phase: a number of topmost stages with parameters, or a
+        stage's name (it and all above it).
+    stop : int or str, default="all"
+        What learns in the last phase, given in the same way; ``"all"`` is everything.
+    lr_decay : float, default=1/2.6
+        Each stage learns slower by this factor than the one above it.
+    backbone_lr_ratio : float, default=1.0
+        Learning rate of the topmost stage, as a multiple of the head's.
+    batch_norm : {"affine", "frozen", "train"}, default="affine"
+        In the stages that learn: train scale and shift of the batch norms and keep the
+        statistics; keep both; or train and update everything.
+
+    See Also
+    --------
+    FineTuning : All stages at once.
+
+    References
+    ----------
+    Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification"
+    (ULMFiT), ACL 2018.
+
+    Examples
+    --------
+    >>> from sktransfer import GradualUnfreezing
+    >>> plan = GradualUnfreezing(start="layer3", stop="layer2").plan("resnet18")
+    >>> plan.query("trainable == 'all' and stage != 'head'")[["phase", "stage"]]
+                     phase   stage
+    10  unfreeze to layer3  layer3
+    11  unfreeze to layer3  layer4
+    16  unfreeze to layer2  layer2
+    17  unfreeze to layer2  layer3
+    18  unfreeze to layer2  layer4
+    """
+
+    _parameter_constraints: dict = {
+        "epochs_per_stage": [Interval(Integral, 1, None, closed="left")],
+        "start": [Interval(Integral, 1, None, closed="left"), str],
+        "stop": [Interval(Integral, 1, None, closed="left"), str],
+        "lr_decay": [Interval(Real, 0, None, closed="neither")],
+        "backbone_lr_ratio": [Interval(Real, 0, None, closed="neither")],
+        "batch_norm": [StrOptions({"affine", "frozen", "train"})],
+    }
+
+    def __init__(
+        self,
+        epochs_per_stage=1,
+        start=1,
+        stop="all",
+        lr_decay=1 / 2.6,
+        backbone_lr_ratio=1.0,
+        batch_norm="affine",
+    ):
+        self.epochs_per_stage = epochs_per_stage
+        self.start = start
+        self.stop = stop
+        self.lr_decay = lr_decay
+        self.backbone_lr_ratio = backbone_lr_ratio
+        self.batch_norm = batch_norm
+
+    def phases(self, stages, *, head="linear", in_the_way=()):  # noqa: ARG002
+        """Turn the strategy into phases, one for each stage that is unfrozen.
+
+        Parameters
+        ----------
+        stages : sequence of Stage
+            The backbone's stages.
+        head : object, default="linear"
+            The estimator's head.
+        in_the_way : sequence of str, default=()
+            Without effect: the start of the head may be solved in any case.
+
+        Returns
+        -------
+        list of Phase
+            In the order in which they run.
+
+        Raises
+        ------
+        ValueError
+            If `start` or `stop` fits no stage, or `stop` lies above `start`.
+        """
+        owning = [stage.name for stage in stages if stage.n_parameters > 0]
+        first, last = (
+            len(self._checked(getattr(self, name), stages, name))
+            for name in ("start", "stop")
+        )
+        if first > last:
+            raise ValueError(
+                f"Parameter stop: found {self.stop!r}, above start={self.start!r}. "
+                f"Expected a stage that is not above it; from the top they are "
+                f"{owning[::-1]}."
+            )
+        ratio, decay = self.backbone_lr_ratio, self.lr_decay
+        phases = start_of_head(stages, head, "linear_probe", self.epochs_per_stage)
+        for n in range(first, last + 1):
+            names = owning[len(owning) - n :]
+            phases.append(
+                Phase(
+                    f"unfreeze to {names[0]}",
+                    stage_plans(stages, names, "all", ratio, decay),
+                    epochs=self.epochs_per_stage if n < last else None,
+                    batch_norm=self.batch_norm,
+                )
+            )
+        return phases
+
+    def _checked(self, value, stages, parameter):
+        if value in ("norm", "bias"):
+            raise ValueError(
+                f"Parameter {parameter}: found {value!r}. Expected a stage's name, a "
+                "number of stages or 'all'."
+            )
+        return chosen_stages(value, stages, parameter)[0]
