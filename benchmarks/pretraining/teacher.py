@@ -1,4 +1,4 @@
-"""What a real ImageNet network says about each pretraining image, computed once.
+"""What a real ImageNet network says about each training image, computed once.
 
 The teacher is the exact MobileNetV2 of `mobilenet_v2-imagenet-tflite-rowsflipped`: its
 kernels are turned by 180 degrees, so it wants its images upside down. For every image,
@@ -46,17 +46,16 @@ def predict(model, images, size):
 def main(decoded, weights, size, name):
     torch.set_flush_denormal(True)
     model = load_teacher(weights)
-    for part in ("train", "val"):
-        images, _ = load_part(decoded, part)
-        for source_size, stack in images.items():
-            target = decoded / f"{part}-{source_size}-{name}-logits.npy"
-            if target.exists():
-                continue
-            logits, features = zip(*predict(model, stack, size), strict=True)
-            features = torch.cat(features).half().numpy()
-            np.save(decoded / f"{part}-{source_size}-{name}-features.npy", features)
-            np.save(target, torch.cat(logits).half().numpy())
-            print(f"{part}, {source_size} px: {len(features)} images", flush=True)
+    images, _ = load_part(decoded, "train")
+    for source_size, stack in images.items():
+        target = decoded / f"train-{source_size}-{name}-logits.npy"
+        if target.exists():
+            continue
+        logits, features = zip(*predict(model, stack, size), strict=True)
+        features = torch.cat(features).half().numpy()
+        np.save(decoded / f"train-{source_size}-{name}-features.npy", features)
+        np.save(target, torch.cat(logits).half().numpy())
+        print(f"{source_size} px: {len(features)} images", flush=True)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def main(args):
     torch.set_num_threads(args.threads)
     args.run.mkdir(parents=True, exist_ok=True)
     data = Data(args.decoded, "train", args.teacher)
-    validation = Data(args.decoded, "val", args.teacher)
+    validation = Pretraining(args.decoded, "val")
     features = data.features.float()
     scaler = features.mean(0), features.std(0).clamp_min(1e-3)
     torch.manual_seed(args.seed)
