@@ -4,16 +4,24 @@ The API pages are written from it (conf.py), and tests/test_public_api.py compar
 with what the package offers.
 """
 
+_STRATEGIES = [
+    "FeatureExtraction",
+    "FineTuning",
+    "GradualUnfreezing",
+    "ParameterSharing",
+]
+
 API_REFERENCE = {
     "sktransfer": [
         {
             "title": "Estimators",
             "names": ["TransferClassifier", "FeatureExtractorTransformer"],
         },
-        {"title": "Strategies", "names": ["FeatureExtraction"]},
+        {"title": "Strategies", "names": _STRATEGIES},
+        {"title": "Parts of a training", "names": ["Augmentation", "MLPHead"]},
     ],
     "sktransfer.strategies": [
-        {"title": "What learns", "names": ["FeatureExtraction"]},
+        {"title": "What learns", "names": _STRATEGIES},
     ],
     "sktransfer.backbones": [
         {

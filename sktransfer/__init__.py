@@ -9,19 +9,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sktransfer import backbones, datasets, exceptions, strategies
     from sktransfer._classifier import TransferClassifier
+    from sktransfer._engine.heads import MLPHead
     from sktransfer._feature_extractor import FeatureExtractorTransformer
-    from sktransfer.strategies import FeatureExtraction
+    from sktransfer._images.augmentation import Augmentation
+    from sktransfer.strategies import (
+        FeatureExtraction,
+        FineTuning,
+        GradualUnfreezing,
+        ParameterSharing,
+    )
 
 _MODULE_OF = {
+    "Augmentation": "sktransfer._images.augmentation",
     "FeatureExtraction": "sktransfer.strategies",
     "FeatureExtractorTransformer": "sktransfer._feature_extractor",
+    "FineTuning": "sktransfer.strategies",
+    "GradualUnfreezing": "sktransfer.strategies",
+    "MLPHead": "sktransfer._engine.heads",
+    "ParameterSharing": "sktransfer.strategies",
     "TransferClassifier": "sktransfer._classifier",
 }
 _SUBMODULES = ("backbones", "datasets", "exceptions", "strategies")
 
 __all__ = [
+    "Augmentation",
     "FeatureExtraction",
     "FeatureExtractorTransformer",
+    "FineTuning",
+    "GradualUnfreezing",
+    "MLPHead",
+    "ParameterSharing",
     "TransferClassifier",
     "backbones",
     "datasets",

@@ -1,24 +1,19 @@
 """TransferClassifier: images in, labels out."""
 
+from numbers import Real
+
 import numpy as np
+import pandas as pd
 from sklearn.base import ClassifierMixin
-from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    _num_samples,
-    check_array,
-    check_consistent_length,
-    check_is_fitted,
-    column_or_1d,
-)
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
-from sktransfer._base import ImageEstimator
-from sktransfer.strategies._base import Strategy
-from sktransfer.strategies._shorthand import NAMES, resolve_strategy
+from sktransfer._callbacks import with_callbacks
+from sktransfer._classification import ClassEstimator
 
 
-class TransferClassifier(ClassifierMixin, ImageEstimator):
+class TransferClassifier(ClassifierMixin, ClassEstimator):
     """Classify images with a pretrained network.
 
     The strategy says which part of the network learns. With
@@ -35,8 +30,14 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         module's own for a callable or a module. Else the name of torchvision's weights
         (``"IMAGENET1K_V1"``), the path of a .safetensors or .pth file, or None for
         random weights.
-    strategy : Strategy, {"feature_extraction"} or None, default=None
-        What learns. None is ``FeatureExtraction()``.
+    strategy : Strategy, str or None, default=None
+        What learns: an object such as ``FineTuning(unfreeze=1)``, or the name of one
+        with its defaults, such as ``"fine_tuning"``. None is ``FeatureExtraction()``:
+        its head is solved exactly, and where it is, the parameters of training, from
+        `task_weights` to `callbacks`, are without effect.
+    head : "linear", MLPHead or callable, default="linear"
+        Layers on top of the features, one such head a target. A callable gets
+        ``(n_features, n_outputs)`` and returns a ``torch.nn.Module`` giving logits.
     image_size : int, default=None
         Height and width, in pixels, at which the network sees images. None is the size
         that belongs to the weights.
@@ -51,11 +52,58 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
     resize : {"auto", "crop", "squash"}, default="auto"
         ``"crop"`` scales the shorter side and cuts the centre out, ``"squash"`` scales
         to a square; ``"auto"`` is what the weights' own preprocessing says.
+    augmentation : str, Augmentation, callable or None, default=None
+        Random changes of the training images, anew in each epoch: ``"light"``,
+        ``"standard"``, ``"trivial"``, an :class:`Augmentation`, or a callable that maps
+        an RGB PIL image to a PIL image. Only training by gradients sees it.
+    loss : {"auto", "cross_entropy", "bce", "focal"} or callable, default="auto"
+        ``"auto"`` is cross-entropy, and binary cross-entropy for a multilabel target. A
+        callable ``f(output, target)`` returns one value a row.
+    label_smoothing : float, default=0.0
+        Share of each target that cross-entropy spreads over all classes.
     class_weight : dict, list of dicts, "balanced" or None, default=None
         Weights of the classes, as in LogisticRegression; with several targets
         ``"balanced"`` or one dict a target.
+    task_weights : array-like of shape (n_targets,), default=None
+        Weights of the losses of several targets in training; None is 1 for each.
+    optimizer : {"adamw", "adam", "rmsprop", "sgd"} or type, default="adamw"
+        A name, ``"sgd"`` with Nesterov momentum 0.9, or a torch optimizer class.
+    optimizer_params : dict, default=None
+        Further arguments of the optimizer.
+    lr : float or "auto", default="auto"
+        Learning rate of the head; the strategy's `backbone_lr_ratio` scales the
+        backbone's. ``"auto"`` is 1e-3, for ``"sgd"`` 1e-2.
+    weight_decay : float or "auto", default="auto"
+        Of weights, not of norms and biases. ``"auto"`` is 1e-3 for ``"adamw"``, 5e-4
+        for ``"sgd"``, else 0.
+    lr_schedule : str or callable, default="cosine"
+        ``"cosine"``, ``"one_cycle"``, ``"step"``, ``"plateau"``, ``"constant"``, or a
+        callable from the optimizer to a torch scheduler; each phase runs it anew.
+    gradient_clip : float or None, default=1.0
+        Largest norm of a step's gradient.
+    max_epochs : int, default=20
+        Epochs of all phases together; the last phase gets what the others leave.
     batch_size : int, default=32
-        Images per forward pass.
+        Images per forward pass and per training step. Where a GPU's memory is too
+        short for a step, it is taken in halves, with a warning.
+    early_stopping : bool, default=False
+        Whether a part of the rows only judges: training then ends when their accuracy
+        has not improved for `n_iter_no_change` epochs, and the best weights are kept,
+        the linear probe's among them. Off, with a warning, where the part has fewer
+        than 20 rows.
+    validation_fraction : float, default=0.1
+        Share of the rows in that part, which is stratified, or made of whole groups.
+    n_iter_no_change : int, default=5
+        Epochs of a phase without improvement after which it ends.
+    tol : float, default=0.0
+        Improvement of the accuracy that counts.
+    warm_start : bool, default=False
+        Whether a further `fit` goes on from where the last one ended.
+    checkpoint : str, Path or None, default=None
+        Folder in which the state is kept at ends of epochs. The same `fit` on the same
+        data goes on there after a stop, with the same result as if there had been none.
+    callbacks : list or None, default=None
+        skorch's callbacks. scikit-learn's come with ``set_callbacks``.
     device : str, default="auto"
         ``"auto"`` is cuda, else mps, else cpu, whichever there is first; or a device in
         torch's notation.
@@ -69,8 +117,12 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         Threads that read and decode images. None is 4 at most, and 1 inside a joblib
         worker.
     random_state : int, RandomState instance or None, default=None
-        Seed of random weights (``weights=None``, and what a callable draws) if it is an
-        int; otherwise the seed is 0.
+        Seed of all that is random in training: initial heads, order, augmentation,
+        dropout, the validation part. An int gives the same bits each time. Also the
+        seed of random weights (``weights=None``, and what a callable draws) if it is an
+        int; otherwise that seed is 0.
+    verbose : int, default=0
+        Whether each epoch prints a line.
 
     Attributes
     ----------
@@ -78,11 +130,26 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         The labels, sorted; a list with one array a target where there are several, and
         the numbers of the columns for a multilabel target.
     backbone_ : Backbone
-        The loaded network; ``backbone_.save(path)`` writes it to a file.
-    head_ : LinearHead or list of LinearHead
-        The fitted layer on top of the features; one a target.
-    solver_ : str
+        The network, tuned if the strategy tunes it; ``backbone_.save(path)`` writes it
+        to a file that the next task may take as `weights`.
+    head_ : LinearHead, ModuleHead or list of them
+        The fitted head on top of the features; one a target.
+    net_ : skorch.NeuralNet
+        Network and head together, for skorch's tools; maps normalized images to logits.
+    solver_ : {"exact", "gradient"}
         How the head was fitted.
+    history_ : DataFrame
+        One row an epoch: phase, losses, scores, learning rates, seconds. Only where
+        something was trained, as the following.
+    n_iter_ : int
+        Number of epochs.
+    lr_ : float
+        The learning rate of the head.
+    weight_decay_ : float
+        The weight decay.
+    gain_over_probe_ : float
+        With early stopping, by how much the kept weights beat the linear probe on the
+        validation part; 0 if the probe was the best.
     image_shape_ : tuple of int or None
         Shape of the flattened images; None where images have their own shape.
     value_range_ : tuple of two floats or None
@@ -107,9 +174,9 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
     """
 
     _parameter_constraints: dict = {
-        **ImageEstimator._parameter_constraints,
-        "strategy": [Strategy, StrOptions(set(NAMES)), None],
+        **ClassEstimator._parameter_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
 
     def __init__(
@@ -118,54 +185,76 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         *,
         weights="default",
         strategy=None,
+        head="linear",
         image_size=None,
         image_shape=None,
         value_range="auto",
         resize="auto",
+        augmentation=None,
+        loss="auto",
+        label_smoothing=0.0,
         class_weight=None,
+        task_weights=None,
+        optimizer="adamw",
+        optimizer_params=None,
+        lr="auto",
+        weight_decay="auto",
+        lr_schedule="cosine",
+        gradient_clip=1.0,
+        max_epochs=20,
         batch_size=32,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=5,
+        tol=0.0,
+        warm_start=False,
+        checkpoint=None,
+        callbacks=None,
         device="auto",
         cache="auto",
         store_weights_in_pickle=False,
         n_jobs=None,
         random_state=None,
+        verbose=0,
     ):
         self.backbone = backbone
         self.weights = weights
         self.strategy = strategy
+        self.head = head
         self.image_size = image_size
         self.image_shape = image_shape
         self.value_range = value_range
         self.resize = resize
+        self.augmentation = augmentation
+        self.loss = loss
+        self.label_smoothing = label_smoothing
         self.class_weight = class_weight
+        self.task_weights = task_weights
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.lr_schedule = lr_schedule
+        self.gradient_clip = gradient_clip
+        self.max_epochs = max_epochs
         self.batch_size = batch_size
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.checkpoint = checkpoint
+        self.callbacks = callbacks
         self.device = device
         self.cache = cache
         self.store_weights_in_pickle = store_weights_in_pickle
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.verbose = verbose
 
-    def set_params(self, **params):
-        """Set parameters; ``strategy__...`` also where `strategy` is None or a name.
-
-        Parameters
-        ----------
-        **params : dict
-            Names and values.
-
-        Returns
-        -------
-        self : TransferClassifier
-            This classifier.
-        """
-        nested = any(name.startswith("strategy__") for name in params)
-        strategy = params.get("strategy", self.strategy)
-        if nested and (strategy is None or strategy in NAMES):
-            params = {**params, "strategy": resolve_strategy(strategy)}
-        return super().set_params(**params)
-
-    def fit(self, X, y, sample_weight=None):
-        """Fit the head on the features of the images.
+    @with_callbacks
+    def fit(self, X, y, sample_weight=None, groups=None):
+        """Fit the head, and what the strategy says of the network.
 
         Parameters
         ----------
@@ -173,9 +262,12 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
             Arrays (n, H, W) or (n, H, W, C), flattened images (n, n_features), or one
             path, encoded image, PIL image or array a row.
         y : array-like of shape (n,) or (n, n_targets)
-            Labels: numbers or strings. A 0/1 matrix is multilabel.
+            Labels: numbers or strings. A 0/1 matrix is multilabel. With several columns
+            labels may be missing (None or NaN).
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows, not negative.
+        groups : array-like of shape (n,), default=None
+            Rows that belong together: early stopping does not split them.
 
         Returns
         -------
@@ -189,80 +281,32 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         ValueError
             If X, y or a parameter is not as described, or y holds a single class.
         """
-        if y is None:
-            raise ValueError(
-                "TransferClassifier requires y to be passed, but the target y is None."
-            )
-        check_consistent_length(X, y)
-        if sample_weight is not None:
-            rows = np.empty(_num_samples(X))
-            sample_weight = _check_sample_weight(
-                sample_weight, rows, ensure_non_negative=True
-            )
-        images = self._start_fit(X, sample_weight)
-        strategy = resolve_strategy(self.strategy)
-        strategy.validate()
-        y = self._check_targets(y, sample_weight)
-        features = self._compute_features(images)
-        self._solve(features, y, strategy, sample_weight)
-        return self
+        return self._fit(X, y, sample_weight, groups)
 
-    def _check_targets(self, y, sample_weight):
-        """Return y, (n,) or (n, n_targets), after looking for what cannot be fitted."""
-        y = check_array(y, dtype=None, ensure_2d=False, input_name="y")
-        check_classification_targets(y)
-        self._target_type = type_of_target(y, input_name="y")
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
-        if y.ndim == 2:
-            return y
-        weighted = y if sample_weight is None else y[sample_weight > 0]
-        n_classes = len(np.unique(weighted))
-        if n_classes < 2:
-            of_weight = (
-                "" if sample_weight is None else " among rows of positive weight"
-            )
-            raise ValueError(
-                f"y: found {n_classes} class(es){of_weight}. Expected at least two "
-                "classes."
-            )
-        return y
+    @available_if(lambda self: self._trains())
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Train one epoch of the strategy's last phase, at constant learning rates.
 
-    def _solve(self, features, y, strategy, sample_weight):
-        from sktransfer._engine.exact import fit_linear_head
+        The optimizer's state is kept from call to call, not in pickles.
 
-        columns = [y] if y.ndim == 1 else list(y.T)
-        weights = self.class_weight
-        if not isinstance(weights, list):
-            if isinstance(weights, dict) and len(columns) > 1:
-                raise ValueError(
-                    "Parameter class_weight: found one dict for several targets. "
-                    "Expected 'balanced' or a list with one dict a target."
-                )
-            weights = [weights] * len(columns)
-        if len(weights) != len(columns):
-            raise ValueError(
-                f"Parameter class_weight: found a list of {len(weights)} for "
-                f"{len(columns)} target(s). Expected one dict a target."
-            )
-        heads = [
-            fit_linear_head(features, column, strategy.C, sample_weight, weight)
-            for column, weight in zip(columns, weights, strict=True)
-        ]
-        self.solver_ = strategy.solver
-        if y.ndim == 1:
-            self.head_, self.classes_ = heads[0], heads[0].classes
-        else:
-            self.head_, self.classes_ = heads, [head.classes for head in heads]
-        if self._is_multilabel():
-            self.classes_ = np.arange(len(heads))
+        Parameters
+        ----------
+        X : array, list, Series or DataFrame of images
+            As in ``fit``.
+        y : array-like of shape (n,) or (n, n_targets)
+            Labels.
+        classes : array-like of shape (n_classes,), or list of them, default=None
+            All classes there are, of each target if there are several. Only in the
+            first call, which otherwise takes those it sees.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows.
 
-    def _apply_heads(self, method, X):
-        """Call a method of each head on the features of X; a list with one result."""
-        check_is_fitted(self)
-        features = self._compute_features(self._read_images(X, reset=False))
-        heads = self.head_ if isinstance(self.head_, list) else [self.head_]
-        return [getattr(head, method)(features) for head in heads]
+        Returns
+        -------
+        self : TransferClassifier
+            The classifier.
+        """
+        return self._partial_fit(X, y, classes, sample_weight)
 
     def predict(self, X):
         """Predict labels.
@@ -278,7 +322,9 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
             The most probable labels.
         """
         labels = self._apply_heads("predict", X)
-        return np.column_stack(labels) if isinstance(self.head_, list) else labels[0]
+        if not isinstance(self.head_, list):
+            return labels[0]
+        return np.column_stack(labels)
 
     def predict_proba(self, X):
         """Predict probabilities.
@@ -297,7 +343,7 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         probabilities = self._apply_heads("predict_proba", X)
         if not isinstance(self.head_, list):
             return probabilities[0]
-        if not self._is_multilabel():
+        if self._targets.kind != "multilabel":
             return probabilities
         of_one = [
             p[:, -1] if head.classes[-1] == 1 else 1 - p[:, 0]
@@ -306,7 +352,7 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         return np.column_stack(of_one)
 
     def decision_function(self, X):
-        """Compute the logits of the linear head.
+        """Compute the logits of the head.
 
         Parameters
         ----------
@@ -322,7 +368,7 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         scores = self._apply_heads("decision_function", X)
         if not isinstance(self.head_, list):
             return scores[0]
-        return np.column_stack(scores) if self._is_multilabel() else scores
+        return np.column_stack(scores) if self._targets.kind == "multilabel" else scores
 
     def score(self, X, y, sample_weight=None):
         """Accuracy; with several targets a row counts if all of them are right.
@@ -332,7 +378,7 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         X : array, list, Series or DataFrame of images
             As in ``fit``.
         y : array-like of shape (n,) or (n, n_targets)
-            True labels.
+            True labels; missing ones, of several targets, count as right.
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows.
 
@@ -341,13 +387,12 @@ class TransferClassifier(ClassifierMixin, ImageEstimator):
         accuracy : float
             Share of the rows (of their weight) that are predicted right.
         """
-        if not isinstance(getattr(self, "head_", None), list):
+        check_is_fitted(self)
+        if self._targets.kind == "single":
             return super().score(X, y, sample_weight)
-        right = (self.predict(X) == np.asarray(y)).all(axis=1)
-        return float(np.average(right, weights=sample_weight))
-
-    def _is_multilabel(self):
-        return self._target_type == "multilabel-indicator"
+        truth = np.asarray(y, dtype=object)
+        right = (self.predict(X) == truth) | pd.isna(truth)
+        return float(np.average(right.all(axis=1), weights=sample_weight))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -93,14 +93,34 @@ def fit_linear_head(features, y, C, sample_weight=None, class_weight=None):
         return LinearHead(
             classes, np.zeros((1, features.shape[1])), np.array([sign * _CERTAIN])
         )
-    scaler = StandardScaler().fit(features, sample_weight=sample_weight)
-    scale = np.sqrt(scaler.var_)
-    scale[scale <= _SMALLEST_RELATIVE_SCALE * np.median(scale)] = 1.0
+    mean, scale = mean_and_scale(features, sample_weight)
     regression = LogisticRegression(
         C=C, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, class_weight=class_weight
     )
     with threadpool_limits(1, user_api="blas"):
-        standardized = (features - scaler.mean_) / scale
+        standardized = (features - mean) / scale
         solved = regression.fit(standardized, y, sample_weight=sample_weight)
     coef = solved.coef_ / scale
-    return LinearHead(classes, coef, solved.intercept_ - coef @ scaler.mean_)
+    return LinearHead(classes, coef, solved.intercept_ - coef @ mean)
+
+
+def mean_and_scale(features, sample_weight=None):
+    """Mean and standard deviation of each feature; 1 for those that hardly vary.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, n_features)
+        Features of the frozen backbone.
+    sample_weight : ndarray of shape (n,), default=None
+        Weights of the rows.
+
+    Returns
+    -------
+    mean, scale : ndarray of shape (n_features,), float64
+        What standardizes them.
+    """
+    features = features.astype(np.float64)
+    scaler = StandardScaler().fit(features, sample_weight=sample_weight)
+    scale = np.sqrt(scaler.var_)
+    scale[scale <= _SMALLEST_RELATIVE_SCALE * np.median(scale)] = 1.0
+    return scaler.mean_, scale

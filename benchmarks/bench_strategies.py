@@ -1,0 +1,147 @@
+"""Which strategy, and with which defaults? Accuracy on test sets, and seconds of a fit.
+
+For each development set, with all training images and with 15 % of them: training from
+scratch, the frozen network, fine-tuning from each stage on, gradual unfreezing, and the
+penalties toward the base network; mean and standard deviation over seeds, which draw
+the 15 % and all that is random in training.
+
+``--question rates`` tries learning rates of head and backbone and crops of the training
+images with `FineTuning` instead; the defaults were chosen from it.
+"""
+
+import argparse
+import time
+from functools import partial
+
+import numpy as np
+from _sets import DATA, SETS, take
+from _timing import print_table
+from sklearn.model_selection import train_test_split
+
+from sktransfer import (
+    Augmentation,
+    FeatureExtraction,
+    FineTuning,
+    GradualUnfreezing,
+    ParameterSharing,
+    TransferClassifier,
+)
+from sktransfer.backbones import get_backbone
+
+FEW = 0.15
+WEIGHTS = {"mobilenet_v2": "mobilenet_v2-imagenet-tflite.safetensors"}
+
+
+def classifier(args, strategy, **params):
+    weights = args.weights or "default"
+    if args.backbone in WEIGHTS and not args.weights:
+        weights = DATA.parent / "weights" / WEIGHTS[args.backbone]
+    return TransferClassifier(
+        args.backbone,
+        strategy=strategy,
+        **{
+            "weights": weights,
+            "image_size": args.size,
+            "max_epochs": args.epochs,
+            "augmentation": args.augmentation,
+            **params,
+        },
+    )
+
+
+def strategies(args):
+    """Names and classifiers of the table's rows."""
+    make = partial(classifier, args)
+    stages = [s.name for s in get_backbone(args.backbone).stages if s.n_parameters]
+    scratch = FineTuning(init="random", batch_norm="train")
+    rows = {
+        "scratch": make(scratch, weights=None),
+        "FeatureExtraction": make(FeatureExtraction(), augmentation=None),
+    }
+    for stage in stages[::-1]:
+        rows[f"FineTuning({stage!r})"] = make(FineTuning(stage))
+    rows["FineTuning('norm')"] = make(FineTuning("norm"))
+    rows["GradualUnfreezing()"] = make(GradualUnfreezing())
+    for penalty in ("l2_sp", "delta", "bss"):
+        rows[f"ParameterSharing({penalty!r})"] = make(ParameterSharing(penalty))
+    return rows
+
+
+def rates(args):
+    """Rows that differ in learning rates and crops."""
+    rows = {}
+    for lr in (1e-4, 3e-4, 1e-3):
+        for backbone_lr in (1e-4, 3e-4, 1e-3, 3e-3):
+            for crop in args.crops:
+                augmentation = Augmentation((crop, 1.0)) if crop else None
+                rows[f"head {lr:g}, backbone {backbone_lr:g}, crops {crop}"] = (
+                    classifier(
+                        args,
+                        FineTuning(backbone_lr_ratio=backbone_lr / lr),
+                        lr=lr,
+                        augmentation=augmentation,
+                    )
+                )
+    return rows
+
+
+def measure(model, data, few, seeds):
+    """Accuracies and the median seconds of fits with several seeds."""
+    scores, seconds = [], []
+    for seed in seeds:
+        rows = np.arange(len(data.y_train))
+        if few:
+            rows, _ = train_test_split(
+                rows, train_size=FEW, stratify=data.y_train, random_state=seed
+            )
+        model.set_params(random_state=seed)
+        start = time.perf_counter()
+        model.fit(take(data.X_train, rows), data.y_train[rows])
+        seconds.append(time.perf_counter() - start)
+        scores.append(model.score(data.X_test, data.y_test))
+    return scores, float(np.median(seconds))
+
+
+def main(args):
+    rows = {"strategies": strategies, "rates": rates}[args.question](args)
+    if args.only:
+        rows = {k: v for k, v in rows.items() if any(part in k for part in args.only)}
+    parts = [(name, few) for name in args.sets for few in args.parts]
+    loaded = {name: SETS[name]() for name in args.sets}
+    table = []
+    for label, model in rows.items():
+        cells = []
+        for name, part in parts:
+            scores, seconds = measure(
+                model, loaded[name], part == "few", range(args.seeds)
+            )
+            cell = f"{np.mean(scores):.3f} ± {np.std(scores):.3f}, {seconds:.0f} s"
+            print(f"{name} {part} | {label}: {cell}", flush=True)
+            cells.append(cell)
+        table.append([label, *cells])
+    header = [f"{name}, {'15 %' if part == 'few' else 'all'}" for name, part in parts]
+    print_table(["strategy", *header], table)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--question", choices=["strategies", "rates"])
+    parser.set_defaults(question="strategies")
+    parser.add_argument("--backbone", default="mini")
+    parser.add_argument("--weights", help="a file; the default is real ImageNet weights")
+    parser.add_argument("--size", type=int, help="image size, px")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--augmentation", default="standard")
+    parser.add_argument("--crops", type=float, nargs="+", default=[0.6])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--parts", nargs="+", default=["few", "all"])
+    parser.add_argument("--only", nargs="+", help="rows whose names contain one of these")
+    sets = ["ants_bees", "objects10", "cifar10"]
+    parser.add_argument("--sets", nargs="+", choices=sorted(SETS), default=sets)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(parse_args())

@@ -1,0 +1,167 @@
+"""What is particular to classes: reading y, solving heads, and what a fit leaves."""
+
+from copy import deepcopy
+
+import numpy as np
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    _num_samples,
+    check_consistent_length,
+    check_is_fitted,
+)
+
+from sktransfer._fit import Fit
+from sktransfer._targets import (
+    Targets,
+    column_class_weights,
+    encode_known,
+    read_targets,
+)
+from sktransfer._trained import TrainedEstimator
+
+
+class ClassEstimator(TrainedEstimator):
+    """Base of the estimators that predict classes."""
+
+    def _fit(self, X, y, sample_weight, groups):
+        try:
+            goes_on = self.warm_start and hasattr(self, "classes_")
+            fit = self._read(X, y, sample_weight, groups, goes_on=goes_on)
+            phases, module = self._phases(fit.strategy), None
+            if goes_on:
+                module = self._fitted_module()
+                phases = [p for p in phases if p.solver != "exact"] or phases
+            self._fit_phases(fit, phases, module)
+        except BaseException:
+            self._forget_fit()
+            raise
+        return self
+
+    def _partial_fit(self, X, y, classes, sample_weight):
+        goes_on = hasattr(self, "classes_")
+        try:
+            fit = self._read(X, y, sample_weight, None, goes_on=goes_on, all_=classes)
+            self._train_one_epoch(fit, goes_on)
+        except BaseException:
+            if not goes_on:
+                self._forget_fit()
+            raise
+        return self
+
+    def _read(self, X, y, sample_weight, groups, *, goes_on=False, all_=None):
+        """Check and read all that `fit` is given."""
+        if y is None:
+            raise ValueError(
+                "TransferClassifier requires y to be passed, but the target y is None."
+            )
+        check_consistent_length(X, y, groups)
+        if sample_weight is not None:
+            rows = np.empty(_num_samples(X))
+            sample_weight = _check_sample_weight(
+                sample_weight, rows, ensure_non_negative=True
+            )
+        if not goes_on:
+            self._forget_fit()
+        images = self._start_fit(X, sample_weight, goes_on=goes_on)
+        strategy = self._strategy()
+        strategy.validate()
+        if goes_on:
+            targets = encode_known(y, self._targets)
+        else:
+            targets = read_targets(y, sample_weight, all_)
+        self._targets = Targets(targets.kind, targets.classes, targets.codes[:0])
+        class_weights = column_class_weights(self.class_weight, targets.classes)
+        self._layer = strategy.layer, strategy.pooling
+        return Fit(
+            X,
+            y,
+            images,
+            targets,
+            sample_weight,
+            class_weights,
+            groups,
+            strategy,
+            self._seed(),
+        )
+
+    def _solved(self, fit, rows, C):
+        """Exact heads, one a column of y, on some of the rows."""
+        from sktransfer._engine.exact import fit_linear_head
+
+        features = self._compute_features(fit.images, layer=self._layer)
+        weight, heads = fit.sample_weight, []
+        for c, class_weight in enumerate(fit.class_weights):
+            known, labels = fit.targets.column(c)
+            used = np.isin(known, rows)
+            known, labels = known[used], labels[used]
+            of_rows = None if weight is None else weight[known]
+            heads.append(
+                fit_linear_head(features[known], labels, C, of_rows, class_weight)
+            )
+        return heads
+
+    def _trained_heads(self, module, targets):
+        """Heads as `predict` uses them, of a trained module."""
+        from sktransfer._engine.heads import ModuleHead, trained_linear_heads
+
+        heads, multilabel = [], targets.kind == "multilabel"
+        for head, columns in zip(module.heads, targets.columns_of_heads, strict=True):
+            classes = [targets.classes[c] for c in columns]
+            if isinstance(self.head, str):
+                heads += trained_linear_heads(head, classes)
+                continue
+            names = np.arange(len(columns)) if multilabel else classes[0]
+            heads.append(ModuleHead(deepcopy(head), names, multilabel, self.batch_size))
+        return heads
+
+    def _head_attributes(self, heads, targets):
+        classes = targets.classes[0] if targets.kind == "single" else targets.classes
+        if targets.kind == "multilabel":
+            classes = np.arange(len(targets.classes))
+        several = targets.kind == "multioutput" or len(heads) > 1
+        return {"head_": heads if several else heads[0], "classes_": classes}
+
+    def _apply_heads(self, method, X):
+        """Call a method of each head on the features of X; a list with one result."""
+        check_is_fitted(self)
+        images = self._read_images(X, reset=False)
+        features = self._compute_features(images, layer=self._layer)
+        heads = self.head_ if isinstance(self.head_, list) else [self.head_]
+        return [getattr(head, method)(features) for head in heads]
+
+    def _fitted_module(self):
+        """Build a module that computes what this estimator predicts by."""
+        from sktransfer._engine.heads import ModuleHead, load_solution
+
+        fitted = self.head_ if isinstance(self.head_, list) else [self.head_]
+        if isinstance(fitted[0], ModuleHead):
+            return self._module(lambda _: [deepcopy(head.module) for head in fitted])
+        module = self._new_module(self._targets, seed=0)
+        columns_of_heads = self._targets.columns_of_heads
+        for head, columns in zip(module.heads, columns_of_heads, strict=True):
+            load_solution(head, [fitted[c] for c in columns])
+        return module
+
+    def _train_one_epoch(self, fit, goes_on):
+        """Train the last phase for one epoch, with the optimizer of the call before."""
+        phases = self._phases(fit.strategy)
+        self._check_training(fit.targets)
+        self.solver_ = "gradient"
+        net = self.__dict__.get("_net") if goes_on else None
+        if net is not None:
+            module = net.module_
+            # Only a net of an earlier call is set up for this one.
+            net = net if getattr(net, "optimizer_", None) is not None else None
+        elif goes_on:
+            module = self._fitted_module()
+        else:
+            module = self._start_module(fit, phases)
+            if phases[0].solver == "exact" and fit.targets.shows_all_classes():
+                self._solve_into(module, fit, phases[0].C)
+        training = self._training(fit, module, net=net)
+        if net is None and goes_on:
+            training.go_on(self.__dict__.get("_history", []))
+        source = training.task.activations(phases[-1].cut, training=False)
+        source.check()
+        training.one_more_epoch(phases[-1], len(phases) - 1)
+        self._take_over(training.net, fit)

@@ -1,0 +1,165 @@
+"""What is trained: the stages behind the cut, and one head a target."""
+
+import torch
+from torch import nn
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+)
+
+
+def _batch_norms(module):
+    kind = nn.modules.batchnorm._BatchNorm
+    return [layer for layer in module.modules() if isinstance(layer, kind)]
+
+
+class TransferModule(nn.Module):
+    """Stages of a backbone, in order, and heads on the features they end in.
+
+    Parameters
+    ----------
+    segments : list of torch.nn.Module
+        One for each stage, each with a `name`; the first ones may be left out of a
+        forward pass, when their output is known.
+    pool : torch.nn.Module
+        Turns the last stage's output into features (b, d).
+    heads : list of torch.nn.Module
+        Map features to logits.
+
+    Attributes
+    ----------
+    learns : frozenset of str
+        Names of the stages that learn in any phase.
+    """
+
+    def __init__(self, segments, pool, heads):
+        super().__init__()
+        self.segments = nn.ModuleList(segments)
+        self.pool = pool
+        self.heads = nn.ModuleList(heads)
+        self.first = 0
+        self.keeps_outputs = False
+        self.stage_outputs = []
+        self.learns = frozenset(segment.name for segment in segments)
+        self._trainable, self._batch_norm = frozenset(), "affine"
+
+    def begin(self, phase):
+        """Freeze and unfreeze as a phase says, and cut where it says.
+
+        Parameters
+        ----------
+        phase : Phase
+            Names stages that `segments` may leave out at the end, not at the start.
+        """
+        self.requires_grad_(False)
+        self.heads.requires_grad_(True)
+        plans = {plan.stage: plan for plan in phase.stages}
+        names = [segment.name for segment in self.segments]
+        self.first = names.index(phase.cut) + 1 if phase.cut in names else 0
+        self._batch_norm = phase.batch_norm
+        for segment in self.segments:
+            _unfreeze(segment, plans[segment.name].trainable, phase.batch_norm)
+        self._trainable = frozenset(
+            segment.name
+            for segment in self.segments
+            if plans[segment.name].trainable != "none"
+        )
+
+    def train(self, mode=True):
+        """Set training mode where something learns; the rest stays in eval mode."""
+        super().train(mode)
+        for segment in self.segments:
+            segment.train(mode and segment.name in self._trainable)
+        if self._batch_norm != "train":
+            for layer in _batch_norms(self.segments):
+                layer.eval()
+        return self
+
+    def forward(self, activations):
+        """Compute the logits of each head.
+
+        Parameters
+        ----------
+        activations : torch.Tensor
+            Output of the last stage before the cut; images where there is none.
+
+        Returns
+        -------
+        list of torch.Tensor
+            (b, n_outputs) each.
+        """
+        outputs = []
+        for segment in self.segments[self.first :]:
+            activations = segment(activations)
+            outputs.append(activations)
+        features = self.pool(activations)
+        self.stage_outputs = [*outputs, features] if self.keeps_outputs else []
+        return [head(features) for head in self.heads]
+
+    def parts(self, phase):
+        """Name, module and learning-rate factor of each part that a phase trains."""
+        factors = {plan.stage: plan.lr_factor for plan in phase.stages}
+        return [
+            *((s.name, s, factors[s.name]) for s in self.segments[self.first :]),
+            ("head", self.heads, 1.0),
+        ]
+
+    def snapshot(self):
+        """Copy, on the CPU, of all tensors of heads and of stages that learn."""
+        return {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in self.state_dict().items()
+            if self._may_change(name)
+        }
+
+    def restore(self, state):
+        """Put the tensors of a snapshot back."""
+        known = self.state_dict()
+        with torch.no_grad():
+            for name, tensor in state.items():
+                known[name].copy_(tensor)
+
+    def _may_change(self, name):
+        owner, number, *_ = name.split(".")
+        if owner != "segments":
+            return True
+        return self.segments[int(number)].name in self.learns
+
+
+def _unfreeze(segment, trainable, batch_norm):
+    if trainable == "all":
+        segment.requires_grad_(True)
+    elif trainable == "norm":
+        for layer in segment.modules():
+            # torchvision's LayerNorm2d and users' own RMS norms go by their names.
+            if isinstance(layer, _NORMS) or type(layer).__name__.endswith("Norm"):
+                layer.requires_grad_(True)
+    elif trainable == "bias":
+        for name, parameter in segment.named_parameters():
+            # Attention calls its own `in_proj_bias`.
+            parameter.requires_grad_("bias" in name.rpartition(".")[2].split("_"))
+    if batch_norm == "frozen":
+        for layer in _batch_norms(segment):
+            layer.requires_grad_(False)
+
+
+def segments_up_to(segments, layer):
+    """Return the stages up to one, by its name.
+
+    Parameters
+    ----------
+    segments : list of torch.nn.Module
+        In order, each with a `name`.
+    layer : str
+        Name of the last one that is wanted.
+
+    Returns
+    -------
+    list of torch.nn.Module
+        The first ones.
+    """
+    names = [segment.name for segment in segments]
+    return segments[: names.index(layer) + 1]

@@ -1,0 +1,260 @@
+"""The skorch net that runs every phase of every strategy.
+
+skorch brings the loop, the history and the callbacks; what it leaves to subclasses is
+here: weighted losses of several heads, penalties, batches that come from the store of
+activations, private random numbers, and mixed precision on CUDA.
+"""
+
+import warnings
+from contextlib import contextmanager
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import GradientNormClipping
+from skorch.dataset import unpack_data
+
+from sktransfer._engine.data import Rows, batches, epoch_order
+from sktransfer._randomness import derived_seed, seeded_globals
+
+_STEP = 2
+
+
+class StopPhase(Exception):
+    """No further epoch of this phase is of use."""
+
+
+class TransferNet(NeuralNet):
+    """A skorch net whose module is a TransferModule and whose data are `Rows`.
+
+    The estimators build and drive it; everything that skorch documents about a fitted
+    net (``history``, ``module_``, ``forward_iter``, callbacks) holds.
+
+    Parameters
+    ----------
+    module : TransferModule
+        The module, which is not copied.
+    criterion : type
+        A module class without parameters; the losses are in `losses`.
+    losses : list of callable
+        One a head: ``f(output, target)`` gives one value a row.
+    task_weights : list of float
+        Weights of the heads' losses.
+    seed : int
+        What everything random derives from.
+    n_views : int or None, default=None
+        Number of fixed views an image has; None is a new one each epoch.
+    gradient_clip : float or None, default=None
+        Largest norm of the gradient of a step.
+    **kwargs : dict
+        skorch's own.
+    """
+
+    def __init__(
+        self,
+        module,
+        criterion=torch.nn.Identity,
+        *,
+        losses,
+        task_weights,
+        seed,
+        n_views=None,
+        gradient_clip=None,
+        **kwargs,
+    ):
+        super().__init__(module, criterion, **kwargs)
+        self.losses = losses
+        self.task_weights = task_weights
+        self.seed = seed
+        self.n_views = n_views
+        self.gradient_clip = gradient_clip
+
+    @property
+    def _default_callbacks(self):
+        callbacks = super()._default_callbacks
+        if self.gradient_clip is not None:
+            clipping = GradientNormClipping(self.gradient_clip)
+            callbacks = [*callbacks, ("gradient_clipping", clipping)]
+        if not self.verbose:
+            callbacks = [pair for pair in callbacks if pair[0] != "print_log"]
+        return callbacks
+
+    def initialize_optimizer(self, *args, **kwargs):  # noqa: ARG002
+        """Make the optimizer of the phase; there is none before the first one."""
+        make = getattr(self, "_make_optimizer", None)
+        if make is not None:
+            parts = self.module_.parts(self.phase_)
+            self.optimizer_, self.schedule_ = make(parts)
+        return self
+
+    def begin_phase(self, number, phase, make_optimizer, penalty=None):
+        """Freeze, unfreeze, and make the optimizer that a phase needs.
+
+        Parameters
+        ----------
+        number : int
+            Number of the phase.
+        phase : Phase
+            The phase.
+        make_optimizer : callable
+            Maps the module's parts to (optimizer, schedule or None).
+        penalty : Penalty or None, default=None
+            Added to the loss of each training step.
+        """
+        self.module_.begin(phase)
+        self.module_.keeps_outputs = penalty is not None
+        self.phase_, self.phase_number_, self.phase_epoch_ = phase, number, 0
+        self.penalty_, self.step_ = penalty, 0
+        self._make_optimizer = make_optimizer
+        self._initialize_optimizer(reason=f"Phase {phase.name!r}")
+
+    def forget_optimizer(self):
+        """Drop what only training needs."""
+        self.optimizer_ = self.schedule_ = self.penalty_ = None
+        self.module_.zero_grad(set_to_none=True)
+
+    def get_iterator(self, dataset, training=False):
+        """Return an object that yields the batches of one epoch when iterated over."""
+        if not isinstance(dataset, Rows):  # images, from a user of skorch's methods
+            return super().get_iterator(dataset, training)
+        return _Iterator(self, dataset, training)
+
+    def infer(self, x, **fit_params):
+        """Compute the logits of each head: a tuple, skorch's word for several."""
+        return tuple(super().infer(x, **fit_params))
+
+    def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        """Begin to count the steps of an epoch."""
+        super().on_epoch_begin(net, dataset_train, dataset_valid, **kwargs)
+        self.step_ = 0
+
+    def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        """Record the phase and its learning rates."""
+        super().on_epoch_end(net, dataset_train, dataset_valid, **kwargs)
+        groups = self.optimizer_.param_groups
+        self.history.record("phase", self.phase_.name)
+        for name, lr in {group["name"]: group["lr"] for group in groups}.items():
+            self.history.record(f"lr_{name}", lr)
+        self.phase_epoch_ += 1
+
+    def notify(self, method_name, **cb_kwargs):
+        """Call the callbacks; skorch's stop training by raising KeyboardInterrupt."""
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt as interrupt:
+            if _is_signal(interrupt):
+                raise
+            raise StopPhase from interrupt
+
+    def train_step(self, batch, **fit_params):
+        """Take one optimizer step, and one of the schedule."""
+        where = self.phase_number_, self.phase_epoch_, self.step_
+        self._step_seed = derived_seed(self.seed, _STEP, *where)
+        with _denormals_flushed():
+            step = super().train_step(batch, **fit_params)
+        if self.schedule_ is not None:
+            self.schedule_.step()
+        self.step_ += 1
+        return step
+
+    def train_step_single(self, batch, **fit_params):  # noqa: ARG002
+        """Compute the gradient of one batch, in halves where memory is short."""
+        self._set_training(True)
+        activations, (targets, weights) = unpack_data(batch)
+        rows = len(activations)
+        while True:
+            most = min(rows, getattr(self, "_most_rows", rows))
+            try:
+                total = 0.0
+                for start in range(0, rows, most):
+                    part = slice(start, start + most)
+                    piece = activations[part], [t[part] for t in targets], weights[part]
+                    total = total + self._backward(piece, rows, start)
+                return {"loss": total, "y_pred": None}
+            except torch.OutOfMemoryError:
+                if most < 2:
+                    raise
+                self._most_rows = (most + 1) // 2
+                self._zero_grad_optimizer()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                warnings.warn(
+                    f"Out of memory with {most} rows a forward pass: continuing with "
+                    f"{self._most_rows}, gradients accumulated. Lower batch_size or "
+                    "image_size to avoid the failed attempt.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def _backward(self, piece, rows, start):
+        """Gradient of some rows of a batch; returns their share of its loss."""
+        activations, targets, weights = piece
+        with seeded_globals((self._step_seed + start) % 2**64), self._autocast():
+            outputs = self.module_(activations)
+        loss = self._loss(outputs, targets, weights)
+        if self.penalty_ is not None:
+            stage_outputs = self.module_.stage_outputs
+            self.module_.stage_outputs = []
+            with self._autocast():
+                *stages, features = stage_outputs
+                loss = loss + self.penalty_(activations, stages, features)
+        loss = loss * (len(activations) / rows)
+        loss.backward()
+        return loss.detach()
+
+    def _autocast(self):
+        device = torch.device(self.device).type
+        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+    def _loss(self, outputs, targets, weights):
+        """Mean over the rows of the heads' weighted losses, summed over the heads."""
+        total = 0.0
+        for i, (loss, factor) in enumerate(
+            zip(self.losses, self.task_weights, strict=True)
+        ):
+            per_row = loss(outputs[i].float(), targets[i])
+            total = total + factor * (weights[:, i] * per_row).mean()
+        return total
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):  # noqa: ARG002
+        """Loss of one batch without the penalty."""
+        return self._loss(y_pred, *y_true)
+
+
+class _Iterator:
+    """Batches of a dataset; each iteration is the epoch in which the net is."""
+
+    def __init__(self, net, dataset, training):
+        self.net, self.dataset, self.training = net, dataset, training
+
+    def __iter__(self):
+        net, dataset = self.net, self.dataset
+        order, view = range(len(dataset)), 0
+        size = net.batch_size
+        if self.training:
+            where = net.phase_number_, net.phase_epoch_
+            order = epoch_order(len(dataset), net.seed, *where)
+            view = len(net.history) - 1
+            view = view if net.n_views is None else view % net.n_views
+        return batches(dataset, list(order), size, view)
+
+
+def _is_signal(interrupt):
+    """Tell a key press from a callback's ``raise KeyboardInterrupt``."""
+    import linecache
+
+    trace = interrupt.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    line = linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+    return "raise" not in line
+
+
+@contextmanager
+def _denormals_flushed():
+    """Numbers below 1e-38 slow Adam down several times on CPUs."""
+    was_flushed = bool(torch.tensor(1e-40) * 1 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(was_flushed)

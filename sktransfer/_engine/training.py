@@ -1,0 +1,358 @@
+"""Run the phases of a strategy: what is solved is solved, the rest is trained."""
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from skorch.history import History
+
+from sktransfer._engine.data import Rows, batches
+from sktransfer._engine.net import StopPhase, TransferNet
+from sktransfer._engine.optimizers import make_optimizer, parameter_groups
+from sktransfer._engine.penalties import make_penalty
+from sktransfer._engine.schedules import Schedule
+from sktransfer._randomness import derived_seed
+
+# Training rows, at most, on which a penalty measures what it needs to know: DELTA
+# passes them through the network once a channel.
+_PENALTY_ROWS = 64
+_PENALTY_ORDER = 4
+
+
+@dataclass
+class Recipe:
+    """How gradients are used; the estimators' parameters of the same names."""
+
+    optimizer: object
+    optimizer_params: dict | None
+    lr: float
+    weight_decay: float
+    lr_schedule: object
+    gradient_clip: float | None
+    batch_size: int
+    device: torch.device
+    seed: int
+    n_views: int | None = None
+    callbacks: list | None = None
+    verbose: int = 0
+
+
+@dataclass
+class Task:
+    """What is learnt from which rows.
+
+    Parameters
+    ----------
+    activations : callable
+        ``activations(cut, training)`` is the source of the inputs behind a cut.
+    targets : list of torch.Tensor
+        One a head, for all rows.
+    weights : torch.Tensor of shape (n, n_heads)
+        Weights of the rows for each head.
+    losses : list of callable
+        One a head.
+    task_weights : list of float
+        Weights of the heads.
+    train, valid : ndarray of int
+        Rows to learn from; rows that only judge, possibly none.
+    solve : callable
+        ``solve(phase)`` puts the exact solution into the heads.
+    """
+
+    activations: object
+    targets: list
+    weights: torch.Tensor
+    losses: list
+    task_weights: list
+    train: np.ndarray
+    valid: np.ndarray
+    solve: object
+
+    def dataset(self, cut, training):
+        """Return the rows of one part behind a cut."""
+        rows = self.train if training else self.valid
+        source = self.activations(cut, training)
+        return Rows(source, rows, self.targets, self.weights)
+
+
+@dataclass
+class Training:
+    """One fit: a net that goes through phases, and can be stopped and continued.
+
+    Parameters
+    ----------
+    module : TransferModule
+        The module, on the CPU.
+    base_segments : callable
+        Makes frozen copies of the base network's stages.
+    task : Task
+        What is learnt.
+    recipe : Recipe
+        How.
+    best : BestWeights or None, default=None
+        Judges each epoch on the validation part.
+    checkpoint : CheckpointFile or None, default=None
+        Where the state is kept.
+    tasks : object
+        Is told of phases and epochs; ``end_epoch()`` may ask for an end of the phase.
+    net : TransferNet or None, default=None
+        The net of a training that goes on; None makes one.
+    """
+
+    module: object
+    base_segments: object
+    task: Task
+    recipe: Recipe
+    best: object = None
+    checkpoint: object = None
+    tasks: object = None
+    net: TransferNet | None = None
+
+    def __post_init__(self):
+        if self.net is not None:
+            return
+        recipe, task = self.recipe, self.task
+        callbacks = list(recipe.callbacks or [])
+        if self.best is not None:
+            # First, so that one that ends training does not keep it from judging.
+            callbacks.insert(0, ("best_weights", self.best))
+        self.module.to(recipe.device, memory_format=torch.channels_last)
+        self.net = TransferNet(
+            self.module,
+            losses=task.losses,
+            task_weights=task.task_weights,
+            seed=recipe.seed,
+            n_views=recipe.n_views,
+            gradient_clip=recipe.gradient_clip,
+            batch_size=recipe.batch_size,
+            device=str(recipe.device),
+            train_split=self._split,
+            callbacks=callbacks,
+            verbose=recipe.verbose,
+        ).initialize()
+
+    def _split(self, dataset, y=None):  # noqa: ARG002 (skorch's signature)
+        return dataset, self._valid
+
+    def run(self, phases):
+        """Go through all phases.
+
+        Parameters
+        ----------
+        phases : list of Phase
+            With their numbers of epochs.
+
+        Returns
+        -------
+        TransferNet
+            The trained net, with the best weights where there is a validation part.
+        """
+        learns = {p.stage for phase in phases for p in phase.stages if p.lr_factor}
+        self.module.learns = frozenset(learns)
+        state = self.checkpoint.load() if self.checkpoint else None
+        first, done, begun = 0, 0, False
+        if state is not None:
+            first, done = state["phase"], state["epoch"]
+        for number, phase in enumerate(phases[first:], first):
+            self.tasks.begin_phase(phase)
+            if phase.solver == "exact":
+                self.task.solve(phase)
+                self.tasks.end_phase()
+                continue
+            self._begin(number, phase, state)
+            if not begun:
+                self.net.notify("on_train_begin", X=self._train, y=None)
+                if self.best is not None and state is None:
+                    self._judge_start(phases[:number])
+                begun = True
+            self._train_phase(number, phase, done)
+            self.tasks.end_phase()
+            state, done = None, 0
+        self.net.notify("on_train_end", X=self._train, y=None)
+        if self.best is not None:
+            self.best.restore(self.net)
+        if self.checkpoint is not None:
+            self.checkpoint.remove()
+        return self.net
+
+    def _judge_start(self, before):
+        if any(phase.solver == "exact" for phase in before):
+            self.best.try_probe(self.net, self._valid)
+
+    def _begin(self, number, phase, state):
+        self._train = self.task.dataset(phase.cut, training=True)
+        self._valid = None
+        if len(self.task.valid):
+            self._valid = self.task.dataset(phase.cut, training=False)
+        if self.best is not None:
+            self.best.begin_phase()
+        if state is not None:
+            self.module.restore(state["module"])
+        penalty = self._penalty(phase, state)
+        self.net.begin_phase(number, phase, self._optimizer_of(phase), penalty)
+        if state is not None:
+            self._restore(state)
+
+    def _restore(self, state):
+        net = self.net
+        net.optimizer_.load_state_dict(state["optimizer"])
+        net.schedule_.load_state_dict(state["schedule"])
+        net.history_ = History(state["history"])
+        net.phase_epoch_ = state["epoch"]
+        if self.best is not None:
+            self.best.load_state_dict(state["best"])
+
+    def _optimizer_of(self, phase):
+        recipe = self.recipe
+
+        def make(parts):
+            decay = recipe.weight_decay
+            if self._replaces_decay:
+                decay = 0.0
+            groups = parameter_groups(parts, recipe.lr, decay)
+            optimizer = make_optimizer(
+                recipe.optimizer, groups, recipe.optimizer_params
+            )
+            n_steps = _n_batches(len(self._train), recipe.batch_size) * phase.epochs
+            return optimizer, Schedule(optimizer, recipe.lr_schedule, n_steps)
+
+        return make
+
+    def _penalty(self, phase, state):
+        self._replaces_decay = False
+        if phase.penalty is None:
+            return None
+        self.module.begin(phase)
+        first = self.module.first
+        penalty = make_penalty(phase.penalty, phase.strength)
+        self._replaces_decay = penalty.replaces_weight_decay
+        base = None
+        if penalty.needs_base:
+            device = self.recipe.device
+            base = [s.to(device).eval() for s in self.base_segments()[first:]]
+        segments = list(self.module.segments[first:])
+        penalty.start(segments, base, list(self.module.heads))
+        if state is not None:
+            penalty.load_state_dict(state["penalty"])
+        elif penalty.needs_batches:
+            self.module.eval()
+            seed = derived_seed(self.recipe.seed, _PENALTY_ORDER)
+            order = np.random.default_rng(seed).permutation(len(self._train))
+            order = order[:_PENALTY_ROWS]
+            some = batches(self._train, order, self.recipe.batch_size, 0)
+            penalty.prepare(some, self._loss_of_outputs)
+        return penalty
+
+    def _loss_of_outputs(self, outputs, labels):
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        return self.net.get_loss(outputs, labels)
+
+    def _train_phase(self, number, phase, done):
+        net = self.net
+        for epoch in range(done, phase.epochs):
+            if self.best is not None and self.best.exhausted:
+                break
+            self.tasks.begin_epoch()
+            try:
+                net.fit_loop(self._train, epochs=1)
+            except StopPhase:
+                self.tasks.end_epoch()
+                break
+            row = net.history[-1]
+            net.schedule_.end_epoch(row.get("valid_loss", row["train_loss"]))
+            if self.checkpoint is not None:
+                self._save(number, epoch + 1)
+            if self.tasks.end_epoch():
+                break
+
+    def _save(self, number, epoch):
+        net = self.net
+        self.checkpoint.save(
+            seed=self.recipe.seed,
+            phase=number,
+            epoch=epoch,
+            module=self.module.snapshot(),
+            optimizer=net.optimizer_.state_dict(),
+            schedule=net.schedule_.state_dict(),
+            penalty={} if net.penalty_ is None else net.penalty_.state_dict(),
+            history=net.history.to_list(),
+            best=None if self.best is None else self.best.state_dict(),
+        )
+
+    def go_on(self, history):
+        """Take over the history of a net that is gone."""
+        self.net.history_ = History(history)
+
+    def one_more_epoch(self, phase, number):
+        """Train one epoch of a phase at constant rates, keeping the optimizer.
+
+        Parameters
+        ----------
+        phase : Phase
+            The phase.
+        number : int
+            Its number.
+        """
+        net = self.net
+        self._train = self.task.dataset(phase.cut, training=True)
+        self._valid = None
+        net.train_split = self._split
+        if getattr(net, "optimizer_", None) is None:
+            # Without warm-up: a schedule sets the rates as soon as it is made.
+            self.recipe = replace(self.recipe, lr_schedule="constant")
+            penalty = self._penalty(phase, None)
+            net.begin_phase(number, phase, self._optimizer_of(phase), penalty)
+            net.phase_epoch_ = len(net.history)
+        net.module_.begin(phase)
+        net.notify("on_train_begin", X=self._train, y=None)
+        with suppress(StopPhase):
+            net.fit_loop(self._train, epochs=1)
+        net.notify("on_train_end", X=self._train, y=None)
+
+
+def check_optimizer(optimizer, optimizer_params, lr, weight_decay, lr_schedule):
+    """Raise for parameters that no optimizer or schedule can be made of."""
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(torch.zeros(2, 2))
+    groups = parameter_groups([("all", module, 1.0)], lr, weight_decay)
+    Schedule(make_optimizer(optimizer, groups, optimizer_params), lr_schedule, 1)
+
+
+def untrained_net(module, losses, batch_size, history=None):
+    """Wrap a fitted module into an initialized net.
+
+    Parameters
+    ----------
+    module : TransferModule
+        The module.
+    losses : list of callable
+        One a head.
+    batch_size : int
+        Rows a batch.
+    history : list of dict, default=None
+        Rows of an earlier history.
+
+    Returns
+    -------
+    TransferNet
+        The net.
+    """
+    net = TransferNet(
+        module.eval(),
+        losses=losses,
+        task_weights=[1.0] * len(losses),
+        seed=0,
+        batch_size=batch_size,
+        train_split=None,
+        verbose=0,
+    ).initialize()
+    if history is not None:
+        net.history_ = History(history)
+    return net
+
+
+def _n_batches(n_rows, batch_size):
+    """Count batches, where a last one of one row joins the one before."""
+    n, rest = divmod(n_rows, batch_size)
+    return max(1, n + (rest > 1))

@@ -1,0 +1,97 @@
+"""Early stopping: the best weights on the validation part, the probe's among them."""
+
+import numpy as np
+import torch
+from skorch.callbacks import Callback
+
+_KEPT = ("best_score", "best_loss", "best_state", "probe_score", "n_without_gain")
+
+
+class BestWeights(Callback):
+    """Score the validation part after each epoch; keep the best weights in memory.
+
+    A score counts as better if it is higher by more than `tol`; among equal scores the
+    lower loss decides which weights are kept, not when training stops.
+
+    Parameters
+    ----------
+    score : callable
+        Maps (outputs, targets, weights), lists with one entry a head, to a number.
+    n_iter_no_change : int
+        A phase ends when so many epochs brought no better score.
+    tol : float
+        Smallest difference of scores that counts.
+    """
+
+    def __init__(self, score, n_iter_no_change, tol):
+        self.score = score
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.best_score = -np.inf
+        self.best_loss = np.inf
+        self.best_state = None
+        self.probe_score = None
+        self.n_without_gain = 0
+        self._seen = []
+
+    def begin_phase(self):
+        """Give a new phase its own patience."""
+        self.n_without_gain = 0
+
+    def try_probe(self, net, dataset):
+        """Make the untrained state a candidate, before the first step."""
+        total, n = 0.0, 0
+        for batch in net.get_iterator(dataset, training=False):
+            step = net.validation_step(batch)
+            self.on_batch_end(net, batch=batch, training=False, **step)
+            total += float(step["loss"]) * len(batch[0])
+            n += len(batch[0])
+        self.probe_score = self._take(net, total / n)
+
+    def on_batch_end(self, net, batch=None, training=None, y_pred=None, **kwargs):  # noqa: ARG002
+        """Keep the outputs of validation batches until the end of the epoch."""
+        if not training:
+            targets, weights = batch[1]
+            outputs = [output.detach().float().cpu() for output in y_pred]
+            self._seen.append((outputs, [t.cpu() for t in targets], weights.cpu()))
+
+    def on_epoch_end(self, net, **kwargs):  # noqa: ARG002
+        """Score the epoch and keep its weights if they are the best so far."""
+        before = self.best_score
+        score = self._take(net, net.history[-1, "valid_loss"])
+        net.history.record("valid_score", score)
+        self.n_without_gain = (
+            0 if score > before + self.tol else self.n_without_gain + 1
+        )
+
+    @property
+    def exhausted(self):
+        """Whether nothing has improved for as long as was allowed."""
+        return self.n_without_gain >= self.n_iter_no_change
+
+    def _take(self, net, loss):
+        outputs, targets, weights = zip(*self._seen, strict=True)
+        self._seen = []
+        score = self.score(
+            [torch.cat(parts).numpy() for parts in zip(*outputs, strict=True)],
+            [torch.cat(parts).numpy() for parts in zip(*targets, strict=True)],
+            torch.cat(weights).numpy(),
+        )
+        better = score > self.best_score + self.tol
+        alike = abs(score - self.best_score) <= self.tol and loss < self.best_loss
+        if better or alike:
+            self.best_state = net.module_.snapshot()
+            self.best_score, self.best_loss = max(score, self.best_score), loss
+        return score
+
+    def restore(self, net):
+        """Put the best weights back into the net."""
+        net.module_.restore(self.best_state)
+
+    def state_dict(self):
+        """Return what a checkpoint must hold."""
+        return {name: getattr(self, name) for name in _KEPT}
+
+    def load_state_dict(self, state):
+        """Take over what a checkpoint held."""
+        vars(self).update(state)

@@ -1,0 +1,85 @@
+"""One call of `fit`: what it works on, and the record it leaves."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sktransfer._targets import Targets
+from sktransfer.strategies._base import Strategy
+
+
+@dataclass
+class Fit:
+    """All that one call of `fit` works on.
+
+    Parameters
+    ----------
+    X, y : object
+        As the user gave them.
+    images : ImageSequence
+        The images of X.
+    targets : Targets
+        The encoded y.
+    sample_weight : ndarray of shape (n,) or None
+        Weights of the rows.
+    class_weights : list
+        One a column of y.
+    groups : array-like or None
+        Which rows belong together.
+    strategy : Strategy
+        What learns.
+    seed : int
+        What everything random derives from.
+    """
+
+    X: object
+    y: object
+    images: object
+    targets: Targets
+    sample_weight: np.ndarray | None
+    class_weights: list
+    groups: object
+    strategy: Strategy
+    seed: int
+
+    def __post_init__(self):
+        self.weights = self.targets.row_weights(self.sample_weight, self.class_weights)
+        self.train = np.flatnonzero(self.weights.any(axis=1))
+        self.valid = self.train[:0]
+
+    @property
+    def data(self):
+        """What scikit-learn's callbacks may look at."""
+        metadata = {}
+        if self.sample_weight is not None:
+            metadata["sample_weight"] = self.sample_weight
+        return {"X": self.X, "y": self.y, "metadata": metadata}
+
+
+def rows_of(history):
+    """Rows of skorch's history without those of single batches."""
+    return [
+        {name: value for name, value in row.items() if name != "batches"}
+        for row in history
+    ]
+
+
+def history_frame(rows):
+    """One row an epoch: phase, epoch, losses, scores, learning rates, seconds.
+
+    Parameters
+    ----------
+    rows : list of dict
+        From `rows_of`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        NaN where an epoch had no such thing.
+    """
+    import pandas as pd
+
+    rows = [{"phase": row["phase"], **row} for row in rows]
+    frame = pd.DataFrame(rows).rename(columns={"dur": "seconds"})
+    left_out = [name for name in frame if name.endswith(("_best", "_batch_count"))]
+    return frame.drop(columns=left_out)

@@ -1,0 +1,355 @@
+"""What estimators that train share: parameters, phases, and what a fit leaves."""
+
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from sktransfer._base import ImageEstimator
+from sktransfer._callbacks import CallbackSupportMixin, FitTasks
+from sktransfer._fit import history_frame, rows_of
+from sktransfer._images.augmentation import NAMES as AUGMENTATIONS
+from sktransfer._images.augmentation import Augmentation
+from sktransfer._randomness import derived_seed, seed_of, seeded_globals
+from sktransfer._sources import Sources, identity_of
+from sktransfer._validation import validation_split
+from sktransfer.strategies._base import Strategy
+from sktransfer.strategies._phases import with_epochs
+from sktransfer.strategies._shorthand import NAMES, resolve_strategy
+
+_HEADS, _SPLIT = 0, 3
+
+
+class TrainedEstimator(CallbackSupportMixin, ImageEstimator):
+    """Base of the estimators whose strategy may train the network."""
+
+    _parameter_constraints: dict = {
+        **ImageEstimator._parameter_constraints,
+        "strategy": [Strategy, StrOptions(set(NAMES)), None],
+        "head": [StrOptions({"linear"}), callable],
+        "augmentation": [StrOptions(set(AUGMENTATIONS)), Augmentation, callable, None],
+        "loss": [str, callable],
+        "task_weights": ["array-like", None],
+        "optimizer": [str, type],
+        "optimizer_params": [dict, None],
+        "lr": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "lr_schedule": [str, callable],
+        "gradient_clip": [Interval(Real, 0, None, closed="neither"), None],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "checkpoint": [str, Path, None],
+        "callbacks": [list, None],
+        "verbose": ["verbose"],
+    }
+
+    def set_params(self, **params):
+        """Set parameters; ``strategy__...`` also where `strategy` is None or a name.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values.
+
+        Returns
+        -------
+        self : estimator
+            This estimator.
+        """
+        nested = any(name.startswith("strategy__") for name in params)
+        strategy = params.get("strategy", self.strategy)
+        by_name = isinstance(strategy, str) and strategy in NAMES
+        if nested and (strategy is None or by_name):
+            params = {**params, "strategy": resolve_strategy(strategy)}
+        return super().set_params(**params)
+
+    def _last_stage(self):
+        return "hidden" if self._strategy().layer == "hidden" else super()._last_stage()
+
+    def _strategy(self):
+        return resolve_strategy(self.strategy)
+
+    def _trains(self):
+        """Whether the strategy trains by gradients, as far as parameters tell."""
+        solver = getattr(self._strategy(), "solver", "gradient")
+        return solver == "gradient" or bool(solver == "auto" and self._in_the_way())
+
+    def _in_the_way(self):
+        """Describe the parameters that forbid solving the head exactly."""
+        found = []
+        if not isinstance(self.head, str):
+            found.append(f"head={self.head!r}")
+        if not isinstance(self.loss, str) or self.loss != "auto":
+            found.append(f"loss={self.loss!r}")
+        if getattr(self, "label_smoothing", 0.0):
+            found.append(f"label_smoothing={self.label_smoothing!r}")
+        if self.augmentation is not None:
+            found.append(f"augmentation={self.augmentation!r}")
+        return found
+
+    def _phases(self, strategy):
+        phases = strategy.phases(
+            self.backbone_.stages, head=self.head, in_the_way=self._in_the_way()
+        )
+        return with_epochs(phases, self.max_epochs)
+
+    def _fit_phases(self, fit, phases, start=None):
+        """Go through the phases; `start` is a fitted module to go on from."""
+        exact = all(phase.solver == "exact" for phase in phases)
+        self.solver_ = "exact" if exact else "gradient"
+        if not exact:
+            self._train(fit, phases, start)
+            return
+        tasks = FitTasks(self, phases, fit.data, lambda: self._fitted_attributes())
+        for phase in phases:
+            tasks.begin_phase(phase)
+            solved = self._solved(fit, fit.train, phase.C)
+            self._set_heads(solved, fit.targets)
+            tasks.end_phase()
+        tasks.end()
+
+    def _fitted_attributes(self):
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name.endswith("_") or name in ("_layer", "_targets")
+        }
+
+    def _train(self, fit, phases, start):
+        from sktransfer._engine.checkpoint import CheckpointFile
+        from sktransfer._engine.validation import BestWeights
+
+        checkpoint = None
+        if self.checkpoint is not None:
+            identity = identity_of(self, fit)
+            checkpoint = CheckpointFile(self.checkpoint, identity)
+            state = checkpoint.load()
+            fit.seed = fit.seed if state is None else state["seed"]
+        self._check_training(fit.targets)
+        best = None
+        if self.early_stopping:
+            fit.train, fit.valid = validation_split(
+                fit.targets,
+                fit.train,
+                fit.groups,
+                self.validation_fraction,
+                derived_seed(fit.seed, _SPLIT),
+            )
+        if len(fit.valid):
+            best = BestWeights(fit.targets.score, self.n_iter_no_change, self.tol)
+        module = self._start_module(fit, phases) if start is None else start
+        training = self._training(fit, module, best=best, checkpoint=checkpoint)
+        training.tasks = FitTasks(
+            self, phases, fit.data, lambda: self._snapshot(training, fit)
+        )
+        if phases[0].solver != "exact":
+            training.task.activations(phases[0].cut, training=False).check()
+        training.run(phases)
+        self._take_over(training.net, fit)
+        training.tasks.end()
+        if best is not None and best.probe_score is not None:
+            self.gain_over_probe_ = best.best_score - best.probe_score
+        training.net.forget_optimizer()
+
+    def _training(self, fit, module, **more):
+        """Assemble one fit; `more` goes to the engine's Training."""
+        from sktransfer._engine.device import resolve_device
+        from sktransfer._engine.module import segments_up_to
+        from sktransfer._engine.training import Recipe, Task, Training
+
+        device = resolve_device(self.device)
+        task = Task(
+            Sources(self, fit.images, device, fit.seed),
+            [_tensor(values) for values in fit.targets.values()],
+            _tensor(fit.weights),
+            self._losses(fit.targets),
+            self._checked_task_weights(len(fit.targets.n_outputs)),
+            fit.train,
+            fit.valid,
+            lambda phase: self._solve_into(module, fit, phase.C),
+        )
+        recipe = Recipe(
+            self.optimizer,
+            self.optimizer_params,
+            self.lr_,
+            self.weight_decay_,
+            self.lr_schedule,
+            self.gradient_clip,
+            self.batch_size,
+            device,
+            fit.seed,
+            callbacks=self.callbacks,
+            verbose=int(self.verbose),
+        )
+        base, layer = self.backbone_.base, fit.strategy.layer
+        return Training(
+            module,
+            lambda: segments_up_to(base.segments(), layer),
+            task,
+            recipe,
+            **more,
+        )
+
+    def _losses(self, targets):
+        from sktransfer._engine.losses import resolve_loss
+
+        smoothing = getattr(self, "label_smoothing", 0.0)
+        loss = resolve_loss(self.loss, targets.loss_kind, smoothing)
+        return [loss] * len(targets.n_outputs)
+
+    def _checked_task_weights(self, n):
+        if self.task_weights is None:
+            return [1.0] * n
+        weights = [float(weight) for weight in self.task_weights]
+        if len(weights) != n or min(weights) < 0 or not any(weights):
+            raise ValueError(
+                f"Parameter task_weights: found {self.task_weights!r} for {n} "
+                f"target(s). Expected {n} number(s) of at least 0, not all 0."
+            )
+        return weights
+
+    def _check_training(self, targets):
+        """Fix the rates; raise for what would fail only after the first pass."""
+        from sktransfer._engine.optimizers import default_lr, default_weight_decay
+        from sktransfer._engine.training import check_optimizer
+
+        lr, decay = self.lr, self.weight_decay
+        self.lr_ = default_lr(self.optimizer) if lr == "auto" else float(lr)
+        if decay == "auto":
+            decay = default_weight_decay(self.optimizer)
+        self.weight_decay_ = float(decay)
+        check_optimizer(
+            self.optimizer,
+            self.optimizer_params,
+            self.lr_,
+            self.weight_decay_,
+            self.lr_schedule,
+        )
+        self._losses(targets)
+        self._checked_task_weights(len(targets.n_outputs))
+
+    def _new_module(self, targets, seed):
+        """Build the module: the backbone as it is, and heads with random weights."""
+        from sktransfer._engine.heads import build_head
+
+        def build(n_features):
+            with seeded_globals(derived_seed(seed, _HEADS)):
+                return [build_head(self.head, n_features, n) for n in targets.n_outputs]
+
+        return self._module(build)
+
+    def _start_module(self, fit, phases):
+        """Build the module; a head that trains alone sees standardized features."""
+        from sktransfer._engine.exact import mean_and_scale
+        from sktransfer._engine.heads import Standardized
+
+        module = self._new_module(fit.targets, fit.seed)
+        alone = all(plan.trainable == "none" for plan in phases[0].stages)
+        if phases[0].solver == "exact" or not alone:
+            return module
+        features = self._compute_features(fit.images, layer=self._layer)[fit.train]
+        weight = fit.sample_weight
+        weight = None if weight is None else weight[fit.train]
+        mean, scale = mean_and_scale(features, weight)
+        heads = [Standardized(head, mean, scale) for head in module.heads]
+        module.heads = type(module.heads)(heads)
+        return module
+
+    def _module(self, build_heads):
+        from sktransfer._engine.module import TransferModule, segments_up_to
+        from sktransfer.backbones._pooling import Pool
+
+        layer, pooling = self._layer
+        segments = segments_up_to(self.backbone_.segments(), layer)
+        n_features = self.backbone_.n_features_of(layer, pooling)
+        return TransferModule(segments, Pool(pooling), build_heads(n_features))
+
+    @property
+    def net_(self):
+        """The skorch net of network and head, built when it is first asked for."""
+        check_is_fitted(self)
+        if "_net" not in vars(self):
+            from sktransfer._engine.training import untrained_net
+
+            self._net = untrained_net(
+                self._fitted_module(),
+                self._losses(self._targets),
+                self.batch_size,
+                self.__dict__.get("_history"),
+            )
+        return self._net
+
+    def __getstate__(self):
+        """Leave out the net, which can be built again."""
+        state = super().__getstate__()
+        state.pop("_net", None)
+        return state
+
+    def _solve_into(self, module, fit, C):
+        """Put the exact solution on the training rows into a module's heads."""
+        from sktransfer._engine.heads import load_solution
+
+        solved = self._solved(fit, fit.train, C)
+        columns_of_heads = fit.targets.columns_of_heads
+        for head, columns in zip(module.heads, columns_of_heads, strict=True):
+            load_solution(head, [solved[c] for c in columns])
+
+    def _take_over(self, net, fit):
+        """Turn what was trained into what `predict` uses."""
+        module = net.module_.eval()
+        module.first = 0
+        module.requires_grad_(False)
+        vars(self).update(self._snapshot_of(module, fit))
+        self._history = rows_of(net.history)
+        self.history_ = history_frame(self._history)
+        self.n_iter_ = len(net.history)
+        self.__dict__.pop("gain_over_probe_", None)  # of an earlier fit
+        self._net = net
+
+    def _snapshot(self, training, fit):
+        """Fitted attributes as if training had stopped now."""
+        state = self._snapshot_of(training.net.module_, fit)
+        return {**self._fitted_attributes(), **state}
+
+    def _snapshot_of(self, module, fit):
+        heads = self._trained_heads(module, fit.targets)
+        return {
+            "backbone_": self.backbone_.with_changes(_learnt_tensors(module)),
+            **self._head_attributes(heads, fit.targets),
+        }
+
+    def _set_heads(self, heads, targets):
+        vars(self).update(self._head_attributes(heads, targets))
+
+    def _forget_fit(self):
+        """Leave nothing that looks fitted behind a fit that failed."""
+        for name in list(vars(self)):
+            if name.endswith("_") and not name.startswith("_"):
+                delattr(self, name)
+        for name in ("_net", "_history"):
+            self.__dict__.pop(name, None)
+
+    def _seed(self):
+        return seed_of(self.random_state)
+
+
+def _tensor(array):
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _learnt_tensors(module):
+    """Tensors of the stages that learn, by name."""
+    return {
+        name: tensor.detach().cpu().numpy().copy()
+        for segment in module.segments
+        if segment.name in module.learns
+        for name, tensor in (*segment.named_parameters(), *segment.named_buffers())
+    }

@@ -1,0 +1,62 @@
+"""A tiny network, images that it can tell apart, and views of what a fit changed."""
+
+from collections import OrderedDict
+
+import numpy as np
+from torch import nn
+
+from sktransfer import TransferClassifier
+
+SIZE = 16
+STAGES = ("low", "middle", "top", "pooled")
+
+
+def _stage(n_in, n_out, stride):
+    convolution = nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1)
+    return nn.Sequential(convolution, nn.BatchNorm2d(n_out), nn.ReLU())
+
+
+def three_convs():
+    """Three convolutions with batch norms, one a stage."""
+    stages = {"low": (3, 8, 2), "middle": (8, 12, 2), "top": (12, 16, 2)}
+    made = OrderedDict((name, _stage(*sizes)) for name, sizes in stages.items())
+    return nn.Sequential(made)
+
+
+def images(n, n_classes=3, noise=160, seed=0):
+    """Noisy images, brighter in one colour or all; and which, classes in turn."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    X = rng.integers(0, noise, size=(n, SIZE, SIZE, 3), dtype=np.uint8)
+    for c in range(min(n_classes, 3)):
+        X[y == c, ..., c] += 60
+    return X, y
+
+
+def classifier(strategy="fine_tuning", **params):
+    """An estimator on the tiny network, whose fits take a fraction of a second."""
+    defaults = {"image_size": SIZE, "max_epochs": 2, "random_state": 0, "n_jobs": 1}
+    return TransferClassifier(
+        params.pop("backbone", three_convs),
+        strategy=strategy,
+        **(defaults | params),
+    )
+
+
+def tensors_of(estimator):
+    """Bytes of all parameters and buffers of an estimator's network, by name."""
+    state = estimator.backbone_.trunk.state_dict()
+    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in state.items()}
+
+
+def base_tensors_of(estimator):
+    """The same of the network that the fit started from."""
+    state = estimator.backbone_.base.trunk.state_dict()
+    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in state.items()}
+
+
+def changed(estimator):
+    """Names of the tensors that a fit changed."""
+    before, after = base_tensors_of(estimator), tensors_of(estimator)
+    assert before.keys() == after.keys()
+    return {name for name in before if before[name] != after[name]}
