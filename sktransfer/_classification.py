@@ -95,9 +95,8 @@ class ClassEstimator(TrainedEstimator):
             used = np.isin(known, rows)
             known, labels = known[used], labels[used]
             of_rows = None if weight is None else weight[known]
-            heads.append(
-                fit_linear_head(features[known], labels, C, of_rows, class_weight)
-            )
+            head = fit_linear_head(features[known], labels, C, of_rows, class_weight)
+            heads.append(head.with_classes(fit.targets.classes[c]))
         return heads
 
     def _trained_heads(self, module, targets):
@@ -135,7 +134,7 @@ class ClassEstimator(TrainedEstimator):
 
         fitted = self.head_ if isinstance(self.head_, list) else [self.head_]
         if isinstance(fitted[0], ModuleHead):
-            return self._module(lambda _: [deepcopy(head.module) for head in fitted])
+            return self._module(lambda _: [deepcopy(h.module).float() for h in fitted])
         module = self._new_module(self._targets, seed=0)
         columns_of_heads = self._targets.columns_of_heads
         for head, columns in zip(module.heads, columns_of_heads, strict=True):

@@ -31,10 +31,9 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         (``"IMAGENET1K_V1"``), the path of a .safetensors or .pth file, or None for
         random weights.
     strategy : Strategy, str or None, default=None
-        What learns: an object such as ``FineTuning(unfreeze=1)``, or the name of one
-        with its defaults, such as ``"fine_tuning"``. None is ``FeatureExtraction()``:
-        its head is solved exactly, and where it is, the parameters of training, from
-        `task_weights` to `callbacks`, are without effect.
+        What learns: an object such as ``FineTuning(unfreeze=1)``, or the name of one,
+        such as ``"fine_tuning"``. None is ``FeatureExtraction()``: where the head is
+        solved exactly, parameters from `task_weights` to `callbacks` have no effect.
     head : "linear", MLPHead or callable, default="linear"
         Layers on top of the features, one such head a target. A callable gets
         ``(n_features, n_outputs)`` and returns a ``torch.nn.Module`` giving logits.
@@ -103,7 +102,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         Folder in which the state is kept at ends of epochs. The same `fit` on the same
         data goes on there after a stop, with the same result as if there had been none.
     callbacks : list or None, default=None
-        skorch's callbacks. scikit-learn's come with ``set_callbacks``.
+        Callbacks of skorch. Those of scikit-learn come with ``set_callbacks``.
     device : str, default="auto"
         ``"auto"`` is cuda, else mps, else cpu, whichever there is first; or a device in
         torch's notation.
@@ -262,7 +261,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
             Arrays (n, H, W) or (n, H, W, C), flattened images (n, n_features), or one
             path, encoded image, PIL image or array a row.
         y : array-like of shape (n,) or (n, n_targets)
-            Labels: numbers or strings. A 0/1 matrix is multilabel. With several columns
+            Labels: numbers or strings. A 0/1 matrix is multilabel. In several columns
             labels may be missing (None or NaN).
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows, not negative.

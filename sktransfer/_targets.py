@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.utils import compute_class_weight, compute_sample_weight
+from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, column_or_1d
 
@@ -88,23 +88,27 @@ class Targets:
         for columns in self.columns_of_heads:
             of_head = base * self.known[:, columns].any(axis=1)
             for c in columns:
-                of_head = of_head * self._class_weights(c, class_weights[c])
+                of_head = of_head * self._class_weights(c, class_weights[c], base)
             mean = of_head[of_head > 0].mean() if (of_head > 0).any() else 1.0
             weights.append(of_head / mean)
         return np.stack(weights, axis=1).astype(np.float32)
 
-    def _class_weights(self, c, class_weight):
+    def _class_weights(self, c, class_weight, base):
+        """Weights of the rows by their class in a column; 1 without a label."""
         if class_weight is None:
             return 1.0
-        rows, labels = self.column(c)
-        weights = np.ones(len(self.codes))
+        classes, rows = self.classes[c], np.flatnonzero(self.known[:, c])
+        codes = self.codes[rows, c]
         if isinstance(class_weight, dict):
             # For all classes: those rows of a partial_fit may not show each of them.
-            classes = self.classes[c]
             of_class = compute_class_weight(class_weight, classes=classes, y=classes)
-            weights[rows] = of_class[self.codes[rows, c]]
         else:
-            weights[rows] = compute_sample_weight(class_weight, labels)
+            totals = np.bincount(codes, base[rows], minlength=len(classes))
+            shown = totals > 0
+            of_class = np.ones(len(classes))
+            of_class[shown] = totals.sum() / (shown.sum() * totals[shown])
+        weights = np.ones(len(self.codes))
+        weights[rows] = of_class[codes]
         return weights
 
     def score(self, outputs, targets, weights):

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 
 import numpy as np
+import torch
 from torch import nn
 
 from sktransfer import TransferClassifier
@@ -60,3 +61,32 @@ def changed(estimator):
     before, after = base_tensors_of(estimator), tensors_of(estimator)
     assert before.keys() == after.keys()
     return {name for name in before if before[name] != after[name]}
+
+
+# For tests of the engine, which need no images.
+
+
+class Stage(nn.Sequential):
+    """A stage as the engine sees it: a module with a name."""
+
+    def __init__(self, name, *layers):
+        super().__init__(*layers)
+        self.name = name
+
+
+class Ready:
+    """A source whose activations are there already; counts what is asked for."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, activations):
+        self.activations = activations
+        self.views, self.batches = [], []
+
+    def load(self, rows, view):
+        self.views.append(view)
+        self.batches.append(rows.tolist())
+        return torch.from_numpy(rows)
+
+    def finish(self, rows):
+        return self.activations[rows]

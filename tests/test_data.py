@@ -41,7 +41,7 @@ class Store(dict):
 
     def put(self, key, value):
         if len(self) < self.most:
-            self[key] = value
+            self[key] = np.array(value, order="C")
 
 
 def network():

@@ -5,6 +5,7 @@ Which rules count is said in pyproject.toml, [tool.numpydoc_validation].
 
 import inspect
 import tomllib
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,9 @@ def test_docstring_tells_the_defaults_of_the_signature(name):
         if default is parameter.empty:
             continue
         said = types[parameter.name].partition("default=")[2]
+        if "/" in said and isinstance(default, float):
+            dividend, divisor = said.split("/")
+            said = repr(float(Fraction(dividend) / Fraction(divisor)))
         if said not in (repr(default), f'"{default}"'):
             wrong[parameter.name] = said
     assert wrong == {}

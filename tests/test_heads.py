@@ -36,7 +36,8 @@ def built(head, n_features=12, n_outputs=3):
 
 def logits_of(layer, features):
     with torch.no_grad():
-        return layer(torch.from_numpy(features)).double().numpy()
+        dtype = next(layer.parameters()).dtype
+        return layer(torch.from_numpy(features).to(dtype)).double().numpy()
 
 
 # Building

@@ -1,6 +1,7 @@
 """Stages: where networks may be cut, and the pieces between the cuts."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -28,6 +29,10 @@ def random_images(size, n=16):
 
 def small_maxvit():
     return models.MaxVit((64, 64), 16, 2, [16, 32, 64], [1, 2, 1], 16, 0.2)
+
+
+def small_vit():
+    return models.VisionTransformer(64, 16, 12, 4, 64, 128)
 
 
 def with_auxiliary_heads(name):
@@ -110,7 +115,7 @@ FAMILIES = {
         ("features.12", lambda m, x: m.classifier(m.avgpool(x).flatten(1))),
         "features.2 features.5 features.12 pooled",
     ),
-    "vit_b_32": (
+    "vit": (
         64,
         ("pooled", lambda m, x: m.heads(x)),
         "stem encoder.layers.encoder_layer_2 encoder.layers.encoder_layer_5 "
@@ -129,17 +134,16 @@ FAMILIES = {
 }
 
 
-def build(name, size):
+def build(name):
     """Build a network whose batch norms have seen data, so that folding them counts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        if name == "maxvit":
-            network = small_maxvit()
+        if name in ("maxvit", "vit"):
+            network = small_maxvit() if name == "maxvit" else small_vit()
         elif name in ("googlenet", "inception_v3"):
             network = with_auxiliary_heads(name)
         else:
-            options = {"image_size": size} if name.startswith("vit") else {}
-            network = models.get_model(name, weights=None, **options)
+            network = models.get_model(name, weights=None)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.uniform_(-0.2, 0.2)
@@ -166,7 +170,7 @@ def outputs_of_modules(network, images, paths):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_stages_in_a_row_compute_what_the_model_does(name):
     size, (last_on_road, rest), expected = FAMILIES[name]
-    network, images = build(name, size), random_images(size)
+    network, images = build(name), random_images(size)
     backbone = opened(network, size)
     assert " ".join(names(backbone)) == expected
     modules = set(dict(network.named_modules())) & set(names(backbone)) - {"stem"}
@@ -189,7 +193,7 @@ def test_stages_in_a_row_compute_what_the_model_does(name):
 
 @pytest.mark.parametrize("name", ["resnet18", "maxvit"])
 def test_tensors_of_all_segments_are_those_of_the_trunk(name):
-    backbone = opened(build(name, 64), 64)
+    backbone = opened(build(name), 64)
     found = [n for s in backbone.segments() for n in s.state_dict()]
     assert sorted(found) == sorted(backbone.trunk.state_dict())
     counts = [sum(p.numel() for p in s.parameters()) for s in backbone.segments()]
@@ -221,7 +225,7 @@ def test_without_blocks_each_resolution_is_a_stage(strides, expected):
 
 
 def test_stages_do_not_depend_on_the_image_size():
-    network = build("squeezenet1_1", 64)
+    network = build("squeezenet1_1")
     found = {tuple(names(opened(network, size))) for size in (32, 96, 224, 300)}
     assert len(found) == 1
 
@@ -270,7 +274,7 @@ def test_no_stage_ends_inside_an_inverted_bottleneck():
 
 
 def test_stages_of_a_wrapped_network_bear_its_paths():
-    backbone = opened(Wrapped(build("resnet18", 64)), 64)
+    backbone = opened(Wrapped(build("resnet18")), 64)
     layers = [f"network.layer{i}" for i in range(1, 5)]
     assert names(backbone) == ["stem", *layers, "pooled"]
 
@@ -399,6 +403,33 @@ def test_segments_are_copied_and_moved_with_all_their_tensors(kind):
     assert torch.equal(segments(images), backbone.trunk(images))
 
 
+def test_names_of_layers_do_not_collide_with_those_of_a_segment():
+    layers = {"name": nn.Conv2d(3, 4, 3, 2), "training_": nn.Conv2d(4, 4, 3, 2)}
+    network = nn.Sequential(OrderedDict(layers))
+    backbone = opened(network)
+    assert names(backbone) == [*layers, "pooled"]
+    images = random_images(32)
+    segments = nn.Sequential(*backbone.segments())
+    assert torch.equal(segments(images), backbone.trunk(images))
+
+
+class UNet(nn.Module):
+    """A skip connection: the tensors between its ends are never alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.bottom = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.up, self.out = nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(16, 8, 3, 2, 1)
+
+    def forward(self, batch):
+        high = self.down(batch)
+        return self.out(torch.cat([high, self.up(self.bottom(high))], 1))
+
+
+def test_no_stage_ends_beside_a_skip_connection():
+    assert names(opened(UNet(), 64)) == ["down", "out", "pooled"]
+
+
 def test_segments_are_frozen_fresh_and_in_eval_mode():
     backbone = opened(chain_of_layers(2, 2), 16)
     segments = backbone.segments()
@@ -457,10 +488,11 @@ class SharedBuffer(Shared):
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [(Shared, ["one", "two_1", "three"]), (SharedBuffer, ["one", "three"])],
+    [(Shared, ["one", "three", "pooled"]), (SharedBuffer, ["two", "three", "pooled"])],
 )
 def test_stages_that_share_a_tensor_are_one(kind, expected):
     backbone = opened(kind(), 64)
+    assert names(backbone) == expected
     segments = backbone.segments()
     found = [n for segment in segments for n in segment.state_dict()]
     assert len(found) == len(set(found))

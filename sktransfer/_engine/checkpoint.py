@@ -44,6 +44,8 @@ class CheckpointFile:
     def remove(self):
         """Remove the file: the fit is done."""
         self.path.unlink(missing_ok=True)
+        for partial in self.path.parent.glob(f"{_NAME}.*.partial"):
+            partial.unlink(missing_ok=True)  # of a process that was killed
 
     def load(self):
         """Return the state of an interrupted fit, or None.

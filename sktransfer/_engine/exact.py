@@ -40,6 +40,35 @@ class LinearHead:
     coef: np.ndarray
     intercept: np.ndarray
 
+    def with_classes(self, classes):
+        """Return the head with classes that had no row: they are never predicted.
+
+        Parameters
+        ----------
+        classes : ndarray of shape (n_classes,)
+            All classes, sorted.
+
+        Returns
+        -------
+        LinearHead
+            The same head if it knows them all.
+        """
+        if len(classes) == len(self.classes):
+            return self
+        rows = np.searchsorted(classes, self.classes)
+        coef = np.zeros((len(classes), self.coef.shape[1]))
+        intercept = np.full(len(classes), -_CERTAIN if len(rows) else 0.0)
+        if len(rows) == 2:
+            coef[rows] = self.coef / 2 * [[-1], [1]]
+            intercept[rows] = self.intercept / 2 * [-1, 1]
+        elif len(rows) > 2:
+            coef[rows], intercept[rows] = self.coef, self.intercept
+        else:
+            intercept[rows] = _CERTAIN
+        if len(classes) == 2:
+            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+        return LinearHead(classes, coef, intercept)
+
     def decision_function(self, features):
         """Logits: (n,) for up to two classes, else (n, n_classes)."""
         with threadpool_limits(1, user_api="blas"):
@@ -84,10 +113,12 @@ def fit_linear_head(features, y, C, sample_weight=None, class_weight=None):
     Returns
     -------
     LinearHead
-        The fitted head.
+        The fitted head; without classes if there are no rows.
     """
     features = features.astype(np.float64)
     classes = np.unique(y)
+    if len(classes) == 0:
+        return LinearHead(classes, np.zeros((0, features.shape[1])), np.zeros(0))
     if len(classes) == 1:
         sign = 1.0 if classes[0] else -1.0
         return LinearHead(

@@ -142,6 +142,8 @@ def load_solution(linear, heads):
         # Both rows learn alike, and softmax of them is the sigmoid of their difference.
         coef = np.concatenate([-coef / 2, coef / 2])
         intercept = np.concatenate([-intercept / 2, intercept / 2])
+    if coef.shape != tuple(linear.weight.shape):
+        raise ValueError(f"Cannot load {coef.shape} into {tuple(linear.weight.shape)}.")
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(coef))
         linear.bias.copy_(torch.from_numpy(intercept))
@@ -178,6 +180,17 @@ def trained_linear_heads(linear, classes_of):
     return [LinearHead(classes_of[0], weight, bias)]
 
 
+def _widest_dtype(module):
+    """Bring a head to float64, where rounding hides what depends on the batch."""
+    width = next((p.shape[-1] for p in module.parameters() if p.ndim > 1), 1)
+    try:
+        module.double()(torch.zeros(2, width, dtype=torch.float64))
+    except (RuntimeError, TypeError):  # it makes float32 tensors of its own
+        module.float()
+        return torch.float32
+    return torch.float64
+
+
 def _float64(tensor):
     return tensor.detach().cpu().numpy().astype(np.float64)
 
@@ -200,6 +213,7 @@ class ModuleHead:
 
     def __init__(self, module, classes, multilabel, rows):
         self.module = module.eval().cpu().requires_grad_(False)
+        self._dtype = _widest_dtype(self.module)
         self.classes = classes
         self.multilabel = multilabel
         self.rows = max(rows, MIN_ROWS)
@@ -209,6 +223,7 @@ class ModuleHead:
         with torch.inference_mode():
             for start in range(0, len(features), self.rows):
                 batch = torch.from_numpy(features[start : start + self.rows])
+                batch = batch.to(self._dtype)
                 missing = self.rows - len(batch)
                 filled = torch.cat([batch, batch[-1:].expand(missing, -1)])
                 logits.append(self.module(filled)[: len(batch)].double().numpy())

@@ -110,6 +110,7 @@ class TransferNet(NeuralNet):
     def forget_optimizer(self):
         """Drop what only training needs."""
         self.optimizer_ = self.schedule_ = self.penalty_ = None
+        self.module_.keeps_outputs, self.module_.stage_outputs = False, []
         self.module_.zero_grad(set_to_none=True)
 
     def get_iterator(self, dataset, training=False):
@@ -123,15 +124,15 @@ class TransferNet(NeuralNet):
         return tuple(super().infer(x, **fit_params))
 
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
-        """Begin to count the steps of an epoch."""
+        """Begin to count the steps of an epoch, and say whose it is."""
         super().on_epoch_begin(net, dataset_train, dataset_valid, **kwargs)
+        self.history.record("phase", self.phase_.name)
         self.step_ = 0
 
     def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
-        """Record the phase and its learning rates."""
+        """Record the learning rates."""
         super().on_epoch_end(net, dataset_train, dataset_valid, **kwargs)
         groups = self.optimizer_.param_groups
-        self.history.record("phase", self.phase_.name)
         for name, lr in {group["name"]: group["lr"] for group in groups}.items():
             self.history.record(f"lr_{name}", lr)
         self.phase_epoch_ += 1

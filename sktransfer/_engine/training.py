@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from skorch.history import History
 
-from sktransfer._engine.data import Rows, batches
+from sktransfer._engine.data import Rows, batches, split_batches
 from sktransfer._engine.net import StopPhase, TransferNet
 from sktransfer._engine.optimizers import make_optimizer, parameter_groups
 from sktransfer._engine.penalties import make_penalty
@@ -214,7 +214,8 @@ class Training:
             optimizer = make_optimizer(
                 recipe.optimizer, groups, recipe.optimizer_params
             )
-            n_steps = _n_batches(len(self._train), recipe.batch_size) * phase.epochs
+            steps = split_batches(self._train.rows, recipe.batch_size)
+            n_steps = len(steps) * phase.epochs
             return optimizer, Schedule(optimizer, recipe.lr_schedule, n_steps)
 
         return make
@@ -350,9 +351,3 @@ def untrained_net(module, losses, batch_size, history=None):
     if history is not None:
         net.history_ = History(history)
     return net
-
-
-def _n_batches(n_rows, batch_size):
-    """Count batches, where a last one of one row joins the one before."""
-    n, rest = divmod(n_rows, batch_size)
-    return max(1, n + (rest > 1))

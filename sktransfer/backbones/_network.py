@@ -14,13 +14,14 @@ from threading import RLock
 import numpy as np
 
 from sktransfer._images.preprocessing import Preprocessing
+from sktransfer._randomness import seeded_globals
 from sktransfer.backbones._registry import BackboneSpec, get_backbone
 from sktransfer.exceptions import WeightsMismatchError
 
 POOLED, HIDDEN = "pooled", "hidden"
 _MAX_SHARED = 4
 _shared = OrderedDict()
-# Building draws from torch's global generator, inside a fork of it: one at a time.
+# Taken before the lock of `seeded_globals`, never after it.
 lock = RLock()
 
 
@@ -178,13 +179,11 @@ def _identity(trunk):
 
 
 def _build_module(spec, seed):
-    import torch
+    from torch import nn
 
-    with lock, torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would reseed the accelerators' generators too.
-        torch.default_generator.manual_seed(seed)
+    with lock, seeded_globals(seed):
         module = spec.builder()
-    if isinstance(module, torch.nn.Module):
+    if isinstance(module, nn.Module):
         return copy.deepcopy(module)  # it may be in use where it comes from
     raise TypeError(
         f"Parameter backbone: the callable {spec.name} returned "

@@ -173,6 +173,8 @@ def get_backbone(name):
     ('IMAGENET1K_V1', 'IMAGENET1K_V2')
     >>> get_backbone("mini").preprocessing.image_size
     96
+    >>> [stage.name for stage in get_backbone("resnet18").stages]
+    ['stem', 'layer1', 'layer2', 'layer3', 'layer4', 'pooled']
     """
     specs = _all_specs()
     if name not in specs:

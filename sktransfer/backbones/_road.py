@@ -93,7 +93,10 @@ class _Road:
         if node.op == "call_module":
             parameters = self._trunk.get_submodule(node.target).parameters()
             return any(p.ndim > 1 for p in parameters)
-        return node.op == "get_attr" and _value(self._trunk, node).ndim > 1
+        if node.op != "get_attr":
+            return False
+        # A scale for each channel has the shape (c, 1, 1).
+        return sum(n > 1 for n in _value(self._trunk, node).shape) > 1
 
     def _anchor(self, node):
         modules = self._weighted.intersection(node.meta["modules"])
@@ -124,8 +127,9 @@ class _Road:
     def _is_chain_of_layers(self, path, leaves):
         """Tell whether a Sequential is a block: it holds layers only."""
         inside, end = self._within(path)
-        others = {p for a in (*inside, end) for p in a.modules if f"{path}." in p}
-        return others <= leaves and len(_runs([*inside, end])) <= 2
+        modules = {module for a in (*inside, end) for module in a.modules}
+        parts = {module for module in modules if module.startswith(f"{path}.")}
+        return parts <= leaves and len(_runs([*inside, end])) <= 2
 
     def is_inside(self, node):
         """Tell whether a node stands inside a block, not at its end."""
@@ -149,7 +153,8 @@ class _Road:
         for node in self.cuts:
             if self.index[node] <= anchor.index:
                 continue
-            if node in anchors or self.is_inside(node):
+            learns = self.can_learn(self.index[end], self.index[node])
+            if node in anchors or self.is_inside(node) or learns:
                 break
             end = node
         return end

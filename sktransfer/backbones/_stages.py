@@ -7,7 +7,8 @@ Functional dropout and stochastic depth bake the mode into a graph, so a network
 traced once in each mode. The boundaries found in the eval graph are looked up in the
 train graph by the modules that return them; one that is no cut there is none at all.
 A network whose training form cannot be traced, or needs tensors that its eval form does
-not have, trains in its eval form.
+not have, trains in its eval form. What a forward draws in Python, by `if random() < p`,
+is drawn once, when it is traced.
 """
 
 import copy
@@ -77,47 +78,39 @@ class Segment(nn.Module):
     ----------
     name : str
         Name of the stage.
+    body : torch.nn.Module
+        Holds the stage's tensors and layers. Segment and body look into the same dicts,
+        so that `.to()` reaches all of them, and names do not collide.
     forwards : tuple of two callables
-        ``f(self, batch)`` in eval and in train mode; they find layers on `self`.
+        ``f(body, batch)`` in eval and in train mode.
     """
 
-    def __init__(self, name, forwards):
+    def __init__(self, name, body, forwards):
         super().__init__()
         self.name = name
         self._forwards = forwards
+        self._body = (body,)  # in a tuple, else it would be a submodule
+        self._parameters = body._parameters
+        self._buffers = body._buffers
+        self._modules = body._modules
+        self._non_persistent_buffers_set = body._non_persistent_buffers_set
 
     def forward(self, batch):
         """Return what the stage makes of a batch."""
-        return self._forwards[self.training](self, batch)
+        return self._forwards[self.training](self._body[0], batch)
+
+    def train(self, mode=True):
+        """Set the mode of the body, too."""
+        self._body[0].training = mode
+        return super().train(mode)
 
     def extra_repr(self):
         """Name the stage."""
         return repr(self.name)
 
 
-class WholeSegment(Segment):
-    """The one segment of a network that cannot be traced.
-
-    It is the network under another class: both look into the same dicts, so that
-    `.to()` reaches the tensors by either.
-    """
-
-    def __init__(self, module):
-        super().__init__(POOLED, ())
-        self._parameters = module._parameters
-        self._buffers = module._buffers
-        self._modules = module._modules
-        self._non_persistent_buffers_set = module._non_persistent_buffers_set
-        self._whole = (module,)  # in a tuple, else it would be a submodule
-
-    def forward(self, batch):
-        """Return the features of a batch."""
-        return pool_output(self._whole[0], self._whole[0](batch))
-
-    def train(self, mode=True):
-        """Set the mode of the network, too."""
-        self._whole[0].training = mode
-        return super().train(mode)
+def _run_whole(module, batch):
+    return pool_output(module, module(batch))
 
 
 def skeleton(module):
@@ -226,7 +219,8 @@ class StagePlan:
             In eval mode, without gradients.
         """
         if isinstance(trunk, OutputPool):
-            return [WholeSegment(copy.deepcopy(trunk.module)).eval()]
+            whole = copy.deepcopy(trunk.module)
+            return [Segment(self._last, whole, (_run_whole, _run_whole)).eval()]
         return [_segment(piece, trunk, self._bare) for piece in self._pieces]
 
     def prefix(self, trunk, cut):
@@ -275,24 +269,24 @@ def _compiled(graph):
 
 def _segment(piece, trunk, bare):
     """Give a piece copies of the layers and tensors it needs."""
-    segment = Segment(piece.name, piece.forwards)
-    memo = {}
+    body, memo = nn.Module(), {}
     for path in piece.modules:
         layer = find(trunk, path)
         layer = find(bare, path) if layer is None else layer
-        parent, name = _holder(segment, path)
+        parent, name = _holder(body, path)
         parent.add_module(name, copy.deepcopy(layer, memo))
     for path in piece.tensors:
-        if find(segment, path) is not None:
+        if find(body, path) is not None:
             continue  # it came with its layer
         tensor = copy.deepcopy(find(trunk, path), memo)
-        parent, name = _holder(segment, path)
+        parent, name = _holder(body, path)
         if isinstance(tensor, nn.Parameter):
             parent.register_parameter(name, tensor)
         else:
             own = trunk.get_submodule(path.rpartition(".")[0])
             persistent = name not in own._non_persistent_buffers_set
             parent.register_buffer(name, tensor, persistent=persistent)
+    segment = Segment(piece.name, body, piece.forwards)
     return segment.requires_grad_(False).eval()
 
 

@@ -4,18 +4,18 @@ The eval graph is the trunk's own. The train graph is traced from the network's
 skeleton, which holds no weights, and is of use if it does with the trunk's.
 """
 
+from sktransfer._randomness import seeded_globals
+
 
 def training_graph(bare, trunk):
     """Trace a skeleton in train mode up to the trunk's end; None where that fails."""
-    import torch
-
     from sktransfer.backbones._graph import trace
 
     output = next(n for n in trunk.graph.nodes if n.op == "output").args[0]
     is_map = not output.meta.get("path")  # the mean that cutting added
     end = output.args[0] if is_map else output
     try:
-        with torch.random.fork_rng(devices=[]):  # for what draws while it is traced
+        with seeded_globals(0):  # for a forward that draws while it is traced
             graph = trace(bare.train())
         node = counterpart(trunk.graph, end, graph)
         if node is None:

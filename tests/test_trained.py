@@ -1,0 +1,790 @@
+"""What estimators that train do: the probe, early stopping, stops, what a fit leaves."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from _networks import base_tensors_of, changed, classifier, images, tensors_of, three_convs
+from skorch.callbacks import Callback, EarlyStopping, EpochScoring
+from sklearn import config_context
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import GroupKFold, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from sktransfer import (
+    FeatureExtraction,
+    FineTuning,
+    GradualUnfreezing,
+    MLPHead,
+    ParameterSharing,
+)
+from sktransfer._engine.prefix import normalized_batch
+
+STOPPING = {"early_stopping": True, "validation_fraction": 0.4}
+
+
+def logits(estimator, X):
+    return estimator.decision_function(X)
+
+
+def state_of(estimator):
+    """What predictions are made of, to the last bit."""
+    heads = estimator.head_ if isinstance(estimator.head_, list) else [estimator.head_]
+    return tensors_of(estimator), [(h.coef.tobytes(), h.intercept.tobytes()) for h in heads]
+
+
+def without_seconds(history):
+    return history.drop(columns="seconds")
+
+
+# Never worse than the probe
+
+
+def split_of(estimator, X, y, groups=None):
+    """Rows of the training and validation parts of a fit, as the engine gets them."""
+    seen = {}
+
+    class Looker(Callback):
+        def on_train_begin(self, net, X=None, **kwargs):
+            seen["train"] = X.rows
+            seen["valid"] = net.get_split_datasets(X)[1].rows
+
+    estimator.set_params(callbacks=[Looker()]).fit(X, y, groups=groups)
+    return seen["train"], seen["valid"]
+
+
+@pytest.mark.parametrize("strategy", [FineTuning(), GradualUnfreezing(), ParameterSharing()])
+def test_probe_is_kept_where_training_only_does_harm(strategy):
+    X, y = images(60)
+    estimator = classifier(
+        strategy, max_epochs=3, lr=10.0, gradient_clip=None, **STOPPING
+    )
+    train, valid = split_of(estimator, X, y)
+    assert sorted([*train, *valid]) == list(range(60))
+    assert estimator.gain_over_probe_ == 0.0
+    assert changed(estimator) == set()
+    probe = classifier("feature_extraction").fit(X[train], y[train])
+    np.testing.assert_allclose(logits(estimator, X), logits(probe, X), atol=1e-5)
+    on_all_rows = classifier("feature_extraction").fit(X, y)
+    assert np.abs(logits(probe, X) - logits(on_all_rows, X)).max() > 0.01
+    assert (estimator.history_["valid_score"] <= probe.score(X[valid], y[valid])).all()
+
+
+def test_gain_is_what_training_adds_on_the_validation_part():
+    X, y = images(90, noise=250)
+    estimator = classifier(max_epochs=8, lr=0.01, **STOPPING)
+    train, valid = split_of(estimator, X, y)
+    probe = classifier("feature_extraction").fit(X[train], y[train])
+    reached = estimator.score(X[valid], y[valid])
+    assert reached == estimator.history_["valid_score"].max()
+    gain = reached - probe.score(X[valid], y[valid])
+    assert estimator.gain_over_probe_ == pytest.approx(gain)
+    assert gain > 0
+
+
+def test_best_weights_are_restored_not_the_last():
+    X, y = images(90, noise=250)
+    estimator = classifier(max_epochs=8, lr=0.05, random_state=1, **STOPPING)
+    _, valid = split_of(estimator, X, y)
+    scores = estimator.history_["valid_score"]
+    assert scores.iloc[-1] < scores.max()
+    assert estimator.score(X[valid], y[valid]) == scores.max()
+
+
+def test_gain_is_told_only_where_a_probe_competed():
+    X, y = images(60)
+    estimator = classifier(FineTuning(init="random"), warm_start=True, **STOPPING)
+    assert not hasattr(estimator.fit(X, y), "gain_over_probe_")
+    estimator.set_params(strategy=FineTuning(), warm_start=False).fit(X, y)
+    assert hasattr(estimator, "gain_over_probe_")
+    estimator.set_params(warm_start=True).fit(X, y)
+    assert not hasattr(estimator, "gain_over_probe_")
+
+
+def test_fit_ends_when_nothing_improves():
+    estimator = classifier(max_epochs=30, lr=1e-9, n_iter_no_change=3, **STOPPING)
+    estimator.fit(*images(60))
+    # None of these epochs is better than the probe.
+    assert estimator.n_iter_ == len(estimator.history_) == 3
+
+
+def test_validation_part_is_stratified_and_seeded():
+    X, y = images(60)
+    parts = [split_of(classifier(random_state=s, **STOPPING), X, y)[1] for s in (0, 0, 1)]
+    np.testing.assert_array_equal(parts[0], parts[1])
+    assert set(parts[0]) != set(parts[2])
+    assert np.bincount(y[parts[0]]).tolist() == [8, 8, 8]
+
+
+def test_early_stopping_is_off_with_a_warning_where_few_rows_would_judge():
+    X, y = images(60)
+    estimator = classifier(early_stopping=True, validation_fraction=0.3)
+    with pytest.warns(UserWarning, match="Early stopping is off.* is 18"):
+        estimator.fit(X, y)
+    plain = classifier().fit(X, y)
+    np.testing.assert_array_equal(logits(estimator, X), logits(plain, X))
+    assert "valid_loss" not in estimator.history_
+    assert not hasattr(estimator, "gain_over_probe_")
+
+
+class GroupLooker(Callback):
+    """Checks that no group is on both sides; groups are rows modulo 20 of all images."""
+
+    seen = []
+
+    def __init__(self, groups=None):
+        self.groups = groups
+
+    def on_train_begin(self, net, X=None, **kwargs):
+        valid = net.get_split_datasets(X)[1]
+        shades = X.source.images
+        of = [{int(shades[r].load()[0][0, 0, 0]) for r in d.rows} for d in (X, valid)]
+        GroupLooker.seen.append(of)
+
+
+def grouped_images():
+    """Images that show their group in their first pixel."""
+    X, y = images(120)
+    groups = np.arange(120) // 6
+    X[:, 0, 0, 0] = groups
+    return X, y, groups
+
+
+def test_groups_are_not_split():
+    X, y, groups = grouped_images()
+    train, valid = split_of(classifier(**STOPPING), X, y, groups)
+    assert set(groups[train]) & set(groups[valid]) == set()
+    train, valid = split_of(classifier(**STOPPING), X, y)
+    assert set(groups[train]) & set(groups[valid]) != set()
+
+
+def test_groups_arrive_by_metadata_routing_in_a_pipeline_in_cross_validation():
+    X, y, groups = grouped_images()
+    seen = []
+
+    class Looker(Callback):
+        def on_train_begin(self, net, X=None, **kwargs):
+            valid = net.get_split_datasets(X)[1]
+            seen.append((len(X), len(valid), {*X.rows // 6} & {*valid.rows // 6}))
+
+    with config_context(enable_metadata_routing=True):
+        estimator = classifier(callbacks=[Looker()], **STOPPING)
+        pipeline = make_pipeline(estimator.set_fit_request(groups=True))
+        params = {"groups": groups}
+        cross_validate(pipeline, X, y, cv=GroupKFold(2), params=params, error_score="raise")
+        assert len(seen) == 2
+        for n_train, n_valid, _ in seen:
+            assert n_train + n_valid == 60
+            # Whole groups of six only.
+            assert n_valid % 6 == 0
+        seen.clear()
+        pipeline.fit(X, y, groups=groups)
+        assert seen[0][2] == set()
+        assert sum(seen[0][:2]) == 120
+
+
+# Augmentation
+
+
+class Camera:
+    """A transform that records what it sees and returns it darker."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, image):
+        self.seen.append(np.asarray(image).tobytes())
+        return image.point(lambda value: value // 2)
+
+    def __deepcopy__(self, memo):
+        """Clones of an estimator have copies of its callables."""
+        return self
+
+
+@pytest.mark.parametrize("strategy", [FineTuning(1), FeatureExtraction()])
+def test_augmentation_sees_training_images_only_and_each_once_an_epoch(strategy):
+    X, y = images(60)
+    camera = Camera()
+    estimator = classifier(strategy, augmentation=camera, max_epochs=3, **STOPPING)
+    train, valid = split_of(estimator, X, y)
+    estimator.predict(X)
+    estimator.score(X, y)
+    assert estimator.solver_ == "gradient"
+    assert len(camera.seen) == 3 * len(train)
+    assert set(camera.seen) == {X[row].tobytes() for row in train}
+    assert set(camera.seen) & {X[row].tobytes() for row in valid} == set()
+
+
+def test_probe_does_not_see_augmentation():
+    X, y = images(60)
+    seen = []
+
+    class Looker(Callback):
+        def on_train_begin(self, net, **kwargs):
+            seen.append([p.detach().clone() for p in net.module_.heads.parameters()])
+
+    for augmentation in (None, Camera()):
+        classifier(augmentation=augmentation, callbacks=[Looker()]).fit(X, y)
+    for one, other in zip(*seen, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_augmentation_stays_off_the_test_folds_of_cross_validation():
+    X, y = images(40)
+    camera = Camera()
+    estimator = classifier(FineTuning(1), augmentation=camera, max_epochs=1)
+    results = cross_validate(
+        estimator, X, y, cv=2, return_indices=True, error_score="raise"
+    )
+    n = [len(train) for train in results["indices"]["train"]]
+    for start, train in zip((0, n[0]), results["indices"]["train"], strict=True):
+        seen = camera.seen[start : start + len(train)]
+        assert set(seen) == {X[row].tobytes() for row in train}
+    assert len(camera.seen) == sum(n)
+
+
+@pytest.mark.parametrize("name", ["light", "standard", "trivial"])
+def test_named_augmentations_change_the_fit_and_not_its_reproducibility(name):
+    X, y = images(24)
+    one, two = (classifier(augmentation=name).fit(X, y) for _ in range(2))
+    assert state_of(one) == state_of(two)
+    assert state_of(one) != state_of(classifier().fit(X, y))
+
+
+# Checkpoints
+
+
+CHILD = """
+import os, signal, sys
+import numpy as np
+sys.path.insert(0, {tests!r})
+from _networks import classifier, images
+from sktransfer import ParameterSharing
+
+class Turn:
+    n = 0
+    def __call__(self, image):
+        Turn.n += 1
+        if Turn.n == 48 * 2 + 20:  # in the middle of the third epoch
+            os.kill(os.getpid(), signal.SIGKILL)
+        return image.rotate(np.random.uniform(-20, 20))
+
+X, y = images(80)
+classifier(ParameterSharing("delta", unfreeze=2), augmentation=Turn(), max_epochs=5,
+           checkpoint={folder!r}, early_stopping=True, validation_fraction=0.4,
+           batch_size=16).fit(X, y)
+"""
+
+
+class Turn:
+    """A random transform, as a user would write it, that counts its calls."""
+
+    n = 0
+
+    def __call__(self, image):
+        Turn.n += 1
+        return image.rotate(np.random.uniform(-20, 20))  # noqa: NPY002
+
+
+def test_fit_goes_on_after_a_kill_with_the_bits_of_one_that_was_never_stopped(tmp_path):
+    folder = tmp_path / "state"
+    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(folder))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in folder.iterdir()] == ["fit.checkpoint"]
+
+    X, y = images(80)
+    params = {"augmentation": Turn(), "max_epochs": 5, "batch_size": 16, **STOPPING}
+    strategy = ParameterSharing("delta", unfreeze=2)
+    resumed = classifier(strategy, checkpoint=folder, **params).fit(X, y)
+    assert list(folder.iterdir()) == []
+    assert Turn.n == 3 * 48
+    whole = classifier(strategy, **params).fit(X, y)
+    assert state_of(resumed) == state_of(whole)
+    pd.testing.assert_frame_equal(
+        without_seconds(resumed.history_), without_seconds(whole.history_)
+    )
+    assert resumed.gain_over_probe_ == whole.gain_over_probe_
+    assert resumed.n_iter_ == whole.n_iter_
+
+
+class InterruptIn:
+    """A callable that is interrupted once so many images or batches have passed."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def count(self):
+        self.calls -= 1
+        if self.calls == 0:
+            raise KeyboardInterrupt
+
+
+class InterruptingAugmentation(InterruptIn):
+    def __call__(self, image):
+        self.count()
+        return image
+
+
+class InterruptingLoss(InterruptIn):
+    def __call__(self, output, target):
+        self.count()
+        return nn.functional.cross_entropy(output, target, reduction="none")
+
+
+class InterruptingCallback(Callback):
+    def __init__(self):
+        self.epochs = 0
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.epochs += 1
+        if self.epochs == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted(folder, **params):
+    estimator = classifier(checkpoint=folder, max_epochs=4, batch_size=12, **params)
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(*images(36))
+    return estimator
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"augmentation": InterruptingAugmentation(50)},
+        {"loss": InterruptingLoss(5)},
+        {"callbacks": [InterruptingCallback()]},
+    ],
+    ids=["augmentation", "loss", "callback"],
+)
+def test_interrupted_fit_leaves_a_checkpoint_and_nothing_that_looks_fitted(
+    params, tmp_path
+):
+    estimator = interrupted(tmp_path, **params)
+    X, y = images(36)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(estimator)
+    with pytest.raises(NotFittedError):
+        estimator.predict(X)
+    assert [name for name in vars(estimator) if name.endswith("_")] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["fit.checkpoint"]
+
+
+def test_interrupted_fit_goes_on_in_the_same_estimator(tmp_path):
+    loss = InterruptingLoss(5)
+    estimator = interrupted(tmp_path, loss=loss)
+    X, y = images(36)
+    estimator.fit(X, y)
+    assert -loss.calls == 3 * 3  # the first of four epochs was done
+    whole = classifier(max_epochs=4, batch_size=12, loss=InterruptingLoss(10**6))
+    assert state_of(estimator) == state_of(whole.fit(X, y))
+
+
+def test_fitted_estimator_that_is_interrupted_is_not_fitted_any_more(tmp_path):
+    X, y = images(36)
+    estimator = classifier(loss=InterruptingLoss(8), max_epochs=2).fit(X, y)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(9):
+            estimator.fit(X, y)
+    with pytest.raises(NotFittedError):
+        estimator.predict(X)
+
+
+OTHERS = {
+    "labels": ({}, lambda X, y: (X, y[::-1])),
+    "images": ({}, lambda X, y: (X // 2, y)),
+    "rate": ({"lr": 0.5}, None),
+    "strategy": ({"strategy": FineTuning(1)}, None),
+    "seed": ({"random_state": 7}, None),
+    "head": ({"head": MLPHead((8,))}, None),
+    "optimizer": ({"optimizer": torch.optim.SGD}, None),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_checkpoint_of_another_fit_is_refused(other, tmp_path):
+    first = {"optimizer": torch.optim.Adam, "lr": 0.1, "head": MLPHead((4,))}
+    interrupted(tmp_path, loss=InterruptingLoss(5), **first)
+    params, change = OTHERS[other]
+    params = {"max_epochs": 4, "batch_size": 12, **first} | params
+    X, y = images(36)
+    X, y = change(X, y) if change else (X, y)
+    loss = InterruptingLoss(10**6)
+    strategy = params.pop("strategy", "fine_tuning")
+    estimator = classifier(strategy, checkpoint=tmp_path, loss=loss, **params)
+    with pytest.raises(ValueError, match="belongs to a fit on other data"):
+        estimator.fit(X, y)
+    assert [path.name for path in tmp_path.iterdir()] == ["fit.checkpoint"]
+    with pytest.raises(NotFittedError):
+        estimator.predict(X)
+
+
+def test_checkpoint_is_of_the_groups_too(tmp_path):
+    X, y, groups = grouped_images()
+    params = {"checkpoint": tmp_path, "max_epochs": 4, **STOPPING}
+    estimator = classifier(loss=InterruptingLoss(12), **params)
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(X, y, groups=groups)
+    with pytest.raises(ValueError, match="belongs to a fit on other data"):
+        estimator.fit(X, y, groups=groups[::-1] // 2)
+
+
+@pytest.mark.parametrize("random_state", [None, np.random.RandomState(0)])
+def test_seed_that_was_drawn_is_kept_in_the_checkpoint(random_state, tmp_path):
+    seeds = []
+
+    class Looker(Callback):
+        def on_train_begin(self, net, **kwargs):
+            seeds.append(net.seed)
+
+    loss = InterruptingLoss(5)
+    params = {"random_state": random_state, "callbacks": [Looker()], "loss": loss}
+    estimator = interrupted(tmp_path, **params)
+    estimator.fit(*images(36))
+    estimator.fit(*images(36))
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+# Callbacks of skorch, history, lines
+
+
+def test_skorchs_early_stopping_ends_a_phase():
+    stop = EarlyStopping("train_loss", patience=2, threshold=1e9, threshold_mode="abs")
+    estimator = classifier(max_epochs=9, callbacks=[stop]).fit(*images(24))
+    assert estimator.n_iter_ == 3
+
+
+def test_custom_callbacks_see_the_whole_training():
+    told = []
+
+    class Teller(Callback):
+        def on_train_begin(self, net, **kwargs):
+            told.append("begin")
+
+        def on_epoch_end(self, net, **kwargs):
+            told.append(net.history[-1, "train_loss"])
+
+        def on_train_end(self, net, **kwargs):
+            told.append("end")
+
+    estimator = classifier(callbacks=[("teller", Teller())], max_epochs=3)
+    estimator.fit(*images(24))
+    losses = estimator.history_["train_loss"].tolist()
+    assert told == ["begin", *losses, "end"]
+
+
+def logits_accuracy(net, rows, y=None):
+    return accuracy_score(rows.labels(rows.rows)[0][0], net.predict(rows).argmax(axis=1))
+
+
+def test_scores_of_skorchs_epoch_scoring_are_in_the_history():
+    scoring = EpochScoring(
+        logits_accuracy, lower_is_better=False, name="valid_acc", use_caching=False
+    )
+    estimator = classifier(max_epochs=3, callbacks=[scoring], **STOPPING)
+    history = estimator.fit(*images(60)).history_
+    np.testing.assert_allclose(history["valid_acc"], history["valid_score"])
+
+
+def test_history_has_one_row_an_epoch():
+    history = classifier(GradualUnfreezing(), max_epochs=5, **STOPPING)
+    history = history.fit(*images(60)).history_
+    assert isinstance(history, pd.DataFrame)
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
+    assert history["phase"].tolist() == [
+        "unfreeze to top",
+        "unfreeze to middle",
+        *["unfreeze to low"] * 3,
+    ]
+    numbers = ["train_loss", "valid_loss", "valid_score", "seconds", "lr_head.decay"]
+    assert history[numbers].notna().all(axis=None)
+    assert history["lr_low.decay"].isna().tolist() == [True, True, False, False, False]
+    assert (history["seconds"] > 0).all()
+    of_stages = [f"lr_{s}.{d}" for s in ("low", "middle", "top") for d in ("decay", "no_decay")]
+    expected = {"phase", "epoch", *numbers, "lr_head.no_decay", *of_stages}
+    assert set(history.columns) == expected
+
+
+def test_rates_of_the_stages_are_those_of_the_strategy():
+    strategy = FineTuning(2, backbone_lr_ratio=0.1, lr_decay=0.5)
+    estimator = classifier(strategy, lr=0.01, lr_schedule="constant").fit(*images(24))
+    rates = estimator.history_.iloc[-1].filter(like="lr_").to_dict()
+    expected = {"head": 0.01, "top": 0.001, "middle": 0.0005}
+    assert rates == {
+        f"lr_{name}.{kind}": pytest.approx(rate)
+        for name, rate in expected.items()
+        for kind in ("decay", "no_decay")
+    }
+    assert estimator.lr_ == 0.01
+    assert estimator.weight_decay_ == 1e-3
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_verbose_prints_a_line_an_epoch(verbose, capsys):
+    capsys.readouterr()
+    classifier(max_epochs=3, verbose=verbose, **STOPPING).fit(*images(60))
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert err == ""
+    if verbose:
+        assert "Phase 'fine_tuning'" in lines.pop(0)
+        assert "valid_score" in lines[0]
+        assert [line.split()[0] for line in lines[2:]] == ["1", "2", "3"]
+    else:
+        assert lines == []
+
+
+# Settings of training
+
+
+class SmallMemory(torch.nn.Module):
+    """Leaves images as they are, if there are no more than eight to train on."""
+
+    def forward(self, batch):
+        return limited(batch)
+
+
+def limited(batch):
+    if torch.is_grad_enabled() and len(batch) > 8:
+        raise torch.OutOfMemoryError("no room for more than 8")
+    return batch
+
+
+torch.fx.wrap("limited")
+
+
+def small_memory():
+    layers = three_convs()
+    return nn.Sequential(layers.low, layers.middle, SmallMemory(), layers.top)
+
+
+def test_out_of_memory_halves_the_batch_with_the_same_result():
+    X, y = images(40)
+    with pytest.warns(RuntimeWarning, match="Out of memory with 16 rows"):
+        short = classifier(backbone=small_memory, batch_size=16).fit(X, y)
+    plain = classifier(batch_size=16).fit(X, y)
+    np.testing.assert_allclose(logits(short, X), logits(plain, X), atol=1e-4)
+    pd.testing.assert_series_equal(
+        short.history_["train_loss"], plain.history_["train_loss"], rtol=1e-5
+    )
+
+
+def test_loss_may_be_a_callable_of_one_value_a_row():
+    def by_hand(output, target):
+        probabilities = output.log_softmax(dim=1)
+        return -probabilities.gather(1, target[:, None])[:, 0]
+
+    X, y = images(24)
+    own, named = (classifier(loss=loss).fit(X, y) for loss in (by_hand, "cross_entropy"))
+    np.testing.assert_allclose(logits(own, X), logits(named, X), atol=1e-4)
+
+
+@pytest.mark.parametrize("params", [{"loss": "focal"}, {"label_smoothing": 0.3}])
+def test_loss_parameters_train_the_head_of_a_frozen_network_too(params):
+    X, y = images(60)
+    estimator = classifier("feature_extraction", max_epochs=30, lr=0.03, **params)
+    estimator.fit(X, y)
+    assert estimator.solver_ == "gradient"
+    assert estimator.score(X, y) > 0.7
+    plain = classifier(FeatureExtraction("gradient"), max_epochs=30, lr=0.03).fit(X, y)
+    sure, unsure = (e.predict_proba(X).max(axis=1).mean() for e in (plain, estimator))
+    assert unsure < sure
+
+
+def two_layers(n_features, n_outputs):
+    return nn.Sequential(nn.Linear(n_features, 5), nn.Tanh(), nn.Linear(5, n_outputs))
+
+
+@pytest.mark.parametrize("head", [MLPHead((8,)), two_layers], ids=["mlp", "callable"])
+@pytest.mark.parametrize("strategy", ["feature_extraction", "fine_tuning"])
+def test_other_heads_train_alone_at_first(head, strategy):
+    X, y = images(60)
+    estimator = classifier(strategy, head=head, max_epochs=12, lr=0.02).fit(X, y)
+    assert estimator.score(X, y) > 0.6
+    np.testing.assert_allclose(estimator.predict_proba(X).sum(axis=1), 1, rtol=1e-6)
+    phases = estimator.history_["phase"].tolist()
+    tuned = strategy == "fine_tuning"
+    assert phases == ["head"] + ["fine_tuning" if tuned else "head"] * 11
+    again = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_array_equal(logits(again, X), logits(estimator, X))
+
+
+def test_optimizer_may_be_a_class_with_its_own_arguments():
+    X, y = images(24)
+    params = {"lr": 0.05, "weight_decay": 0.0}
+    named = classifier(optimizer="sgd", **params).fit(X, y)
+    own = classifier(
+        optimizer=torch.optim.SGD,
+        optimizer_params={"momentum": 0.9, "nesterov": True},
+        **params,
+    ).fit(X, y)
+    assert state_of(named) == state_of(own)
+    plain = classifier(optimizer=torch.optim.SGD, **params).fit(X, y)
+    assert state_of(plain) != state_of(own)
+
+
+def test_own_schedule_is_stepped_with_the_batches():
+    def schedule(optimizer):
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+    estimator = classifier(lr=0.01, lr_schedule=schedule, batch_size=12)
+    estimator.fit(*images(24))
+    rates = estimator.history_["lr_head.decay"].tolist()
+    assert rates == pytest.approx([0.01 * 0.5**2, 0.01 * 0.5**4])
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({"optimizer": "adamm"}, "adamw"),
+        ({"optimizer": int}, "adamw"),
+        ({"optimizer_params": {"momentun": 0.9}, "optimizer": "sgd"}, "momentum"),
+        ({"optimizer": torch.optim.SGD}, "lr"),
+        ({"lr_schedule": "cosin"}, "cosine"),
+        ({"loss": "hinge"}, "cross_entropy"),
+        ({"augmentation": "strong"}, "standard"),
+        ({"head": "mlp"}, "linear"),
+        ({"strategy": FineTuning("layer4")}, "middle"),
+        ({"strategy": FineTuning(["top", "botom"])}, "low"),
+        ({"strategy": FineTuning(9)}, "low"),
+        ({"strategy": GradualUnfreezing(stop="stem")}, "low"),
+        ({"strategy": FeatureExtraction(layer="stem")}, "low"),
+        ({"strategy": "finetuning"}, "fine_tuning"),
+        ({"strategy": GradualUnfreezing(), "max_epochs": 2}, "unfreeze to middle"),
+        ({"strategy": FeatureExtraction("exact"), "loss": "focal"}, "loss='focal'"),
+        ({"task_weights": [1, 2]}, "task_weights"),
+    ],
+    ids=str,
+)
+def test_names_that_match_nothing_are_errors_with_those_there_are(params, named):
+    params = {"strategy": "fine_tuning"} | params
+    estimator = classifier(params.pop("strategy"), **params)
+    with pytest.raises((ValueError, TypeError), match=named):
+        estimator.fit(*images(24))
+    with pytest.raises(NotFittedError):
+        check_is_fitted(estimator)
+
+
+# What a fit leaves
+
+
+@pytest.mark.parametrize("strategy", ["feature_extraction", "fine_tuning"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_net_maps_normalized_images_to_the_logits(strategy, n_classes, loaded):
+    X, y = images(24, n_classes)
+    estimator = classifier(strategy).fit(X, y)
+    estimator = pickle.loads(pickle.dumps(estimator)) if loaded else estimator
+    preprocessing = estimator.backbone_.preprocessing
+    batch = normalized_batch(list(X), preprocessing, torch.device("cpu"))
+    (output,) = estimator.net_.forward(batch)
+    expected = logits(estimator, X)
+    given = output.numpy() if n_classes > 2 else (output[:, 1] - output[:, 0]).numpy()
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+    with torch.no_grad():
+        module_output = estimator.net_.module_(batch)[0]
+    torch.testing.assert_close(module_output, output)
+    assert not estimator.net_.module_.training
+    n_epochs = 0 if strategy == "feature_extraction" else 2
+    assert len(estimator.net_.history) == n_epochs
+
+
+def test_fit_keeps_no_optimizer_and_no_gradients():
+    estimator = classifier(ParameterSharing("delta")).fit(*images(24))
+    net = estimator.net_
+    assert net.optimizer_ is None
+    assert all(p.grad is None for p in net.module_.parameters())
+    assert not any(p.requires_grad for p in net.module_.parameters())
+
+
+def test_training_attributes_are_there_only_where_something_was_trained():
+    X, y = images(24)
+    names = ("history_", "n_iter_", "lr_", "weight_decay_")
+    estimator = classifier("fine_tuning").fit(X, y)
+    assert all(hasattr(estimator, name) for name in names)
+    estimator.set_params(strategy="feature_extraction").fit(X, y)
+    assert estimator.solver_ == "exact"
+    assert not any(hasattr(estimator, name) for name in names)
+    assert len(estimator.net_.history) == 0
+
+
+def test_max_epochs_counts_all_phases():
+    estimator = classifier(GradualUnfreezing(epochs_per_stage=2), max_epochs=7)
+    assert estimator.fit(*images(24)).n_iter_ == 7
+
+
+def test_strategy_parameters_are_set_where_there_is_a_name():
+    estimator = classifier("gradual_unfreezing").set_params(strategy__stop=1)
+    assert estimator.strategy.stop == 1
+    assert changed(estimator.fit(*images(24))) <= {
+        f"top.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")
+    }
+
+
+# From one task to the next
+
+
+def test_tuned_network_is_the_base_of_the_next_task(tmp_path):
+    X, y = images(24)
+    first = classifier(max_epochs=3).fit(X, y)
+    path = tmp_path / "first.safetensors"
+    first.backbone_.save(path)
+    frozen = classifier("feature_extraction", weights=path).fit(X, y)
+    assert tensors_of(frozen) == tensors_of(first) != base_tensors_of(first)
+    layer = ("pooled", "avg")
+    features = [
+        e._compute_features(e._read_images(X, reset=False), layer=layer)
+        for e in (first, frozen)
+    ]
+    np.testing.assert_array_equal(*features)
+    next_one = classifier(FineTuning(1), weights=path).fit(X, 1 - y % 2)
+    assert base_tensors_of(next_one) == tensors_of(first)
+
+
+@pytest.mark.parametrize("penalty", ["l2_sp", "delta"])
+def test_penalty_pulls_toward_the_tuned_network(penalty, tmp_path):
+    X, y = images(24)
+    path = tmp_path / "first.safetensors"
+    classifier(max_epochs=3, lr=0.01).fit(X, y).backbone_.save(path)
+
+    def distance(strength):
+        strategy = ParameterSharing(penalty, strength=strength)
+        params = {"max_epochs": 6, "lr": 0.01, "gradient_clip": None}
+        tuned = classifier(strategy, weights=path, **params).fit(X, (y == 1).astype(int))
+        squares = [
+            np.square(
+                np.frombuffer(a, np.float32) - np.frombuffer(b, np.float32)
+            ).sum()
+            for name, a in tensors_of(tuned).items()
+            if name.endswith("0.weight")
+            for b in [base_tensors_of(tuned)[name]]
+        ]
+        return np.sqrt(sum(squares))
+
+    assert distance(1000.0) < 0.5 * distance(0.0)
+
+
+def test_pickle_of_a_tuned_model_holds_what_changed():
+    X, y = images(16, 2)
+    params = {"backbone": "mini", "image_size": 48, "max_epochs": 1}
+    small = classifier(FineTuning(1), **params).fit(X, y)
+    large = classifier(FineTuning(1), store_weights_in_pickle=True, **params).fit(X, y)
+    data = pickle.dumps(small)
+    n_changed = sum(len(tensors_of(small)[name]) for name in changed(small))
+    assert len(data) < n_changed + 100_000
+    assert len(pickle.dumps(large)) > len(data) + 1_000_000
+    for estimator in (small, large):
+        again = pickle.loads(pickle.dumps(estimator))
+        np.testing.assert_array_equal(logits(again, X), logits(small, X))
+        assert tensors_of(again) == tensors_of(small)
