@@ -275,7 +275,7 @@ class Turn:
     n = 0
     def __call__(self, image):
         Turn.n += 1
-        if Turn.n == 48 * 2 + 20:  # in the middle of the third epoch
+        if Turn.n == 48 * 3 + 20:  # DELTA's pass, two epochs, and some of the third
             os.kill(os.getpid(), signal.SIGKILL)
         return image.rotate(np.random.uniform(-20, 20))
 
