@@ -130,14 +130,18 @@ def parse_args():
     parser.add_argument("--question", choices=["strategies", "rates"])
     parser.set_defaults(question="strategies")
     parser.add_argument("--backbone", default="mini")
-    parser.add_argument("--weights", help="a file; the default is real ImageNet weights")
+    parser.add_argument(
+        "--weights", help="a file; the default is real ImageNet weights"
+    )
     parser.add_argument("--size", type=int, help="image size, px")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--augmentation", default="standard")
     parser.add_argument("--crops", type=float, nargs="+", default=[0.6])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--parts", nargs="+", default=["few", "all"])
-    parser.add_argument("--only", nargs="+", help="rows whose names contain one of these")
+    parser.add_argument(
+        "--only", nargs="+", help="rows whose names contain one of these"
+    )
     sets = ["ants_bees", "objects10", "cifar10"]
     parser.add_argument("--sets", nargs="+", choices=sorted(SETS), default=sets)
     return parser.parse_args()

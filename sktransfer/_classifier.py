@@ -323,6 +323,8 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         labels = self._apply_heads("predict", X)
         if not isinstance(self.head_, list):
             return labels[0]
+        if len({column.dtype.kind in "OUS" for column in labels}) > 1:
+            labels = [column.astype(object) for column in labels]  # 0 is not "0"
         return np.column_stack(labels)
 
     def predict_proba(self, X):

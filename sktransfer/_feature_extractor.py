@@ -13,9 +13,9 @@ class FeatureExtractorTransformer(
     """Turn images into the features of a pretrained network.
 
     The features are the network's last feature map, averaged over height and width, or
-    what `layer` and `pooling` say. Nothing is learnt from X but how to read it; the network never changes. Each image
-    passes the network once per process: folds, candidates and other estimators with the
-    same network get its features from a cache.
+    what `layer` and `pooling` say. Nothing is learnt from X but how to read it; the
+    network never changes. Each image passes the network once per process: folds,
+    candidates and other estimators with the same network get its features from a cache.
 
     Parameters
     ----------

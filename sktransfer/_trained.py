@@ -263,12 +263,13 @@ class TrainedEstimator(CallbackSupportMixin, ImageEstimator):
 
     def _module(self, build_heads):
         from sktransfer._engine.module import TransferModule, segments_up_to
-        from sktransfer.backbones._pooling import Pool
 
         layer, pooling = self._layer
         segments = segments_up_to(self.backbone_.segments(), layer)
         n_features = self.backbone_.n_features_of(layer, pooling)
-        return TransferModule(segments, Pool(pooling), build_heads(n_features))
+        return TransferModule(
+            segments, self.backbone_.pool(layer, pooling), build_heads(n_features)
+        )
 
     @property
     def net_(self):

@@ -47,13 +47,17 @@ def classifier(strategy="fine_tuning", **params):
 def tensors_of(estimator):
     """Bytes of all parameters and buffers of an estimator's network, by name."""
     state = estimator.backbone_.trunk.state_dict()
-    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in state.items()}
+    return {
+        name: tensor.contiguous().numpy().tobytes() for name, tensor in state.items()
+    }
 
 
 def base_tensors_of(estimator):
     """The same of the network that the fit started from."""
     state = estimator.backbone_.base.trunk.state_dict()
-    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in state.items()}
+    return {
+        name: tensor.contiguous().numpy().tobytes() for name, tensor in state.items()
+    }
 
 
 def changed(estimator):

@@ -117,7 +117,7 @@ def test_sample_weight_is_routed_through_a_search(digits):
         model = TransferClassifier().set_fit_request(sample_weight=True)
         model.set_score_request(sample_weight=True)
         requests = get_routing_for_object(model).fit.requests
-        assert requests == {"sample_weight": True}
+        assert requests == {"groups": None, "sample_weight": True}
         search = GridSearchCV(model, {"strategy__C": [0.01]}, cv=3)
         search.fit(X, y, sample_weight=weight)
     weighted = TransferClassifier().fit(X, y, sample_weight=weight)

@@ -56,7 +56,9 @@ class Limited(nn.Module):
 def make_module(*layers, most=10**6):
     with seeded_globals(0):
         stage = Stage("top", nn.Linear(4, 4), *layers, Limited(most))
-        return TransferModule([stage], nn.Identity(), [nn.Linear(4, 1), nn.Linear(4, 2)])
+        return TransferModule(
+            [stage], nn.Identity(), [nn.Linear(4, 1), nn.Linear(4, 2)]
+        )
 
 
 def make_net(module=None, lr=0.1, optimizer=torch.optim.SGD, **options):
@@ -127,7 +129,9 @@ def test_each_row_comes_once_an_epoch_in_an_order_of_its_own():
     assert seen[:N] != seen[N:]
 
 
-@pytest.mark.parametrize(("n_views", "views"), [(None, [0, 1, 2, 3]), (2, [0, 1, 0, 1])])
+@pytest.mark.parametrize(
+    ("n_views", "views"), [(None, [0, 1, 2, 3]), (2, [0, 1, 0, 1])]
+)
 def test_every_epoch_has_a_new_view_unless_there_are_fixed_ones(n_views, views):
     net, data = make_net(n_views=n_views), rows()
     net.fit_loop(data, epochs=4)

@@ -407,7 +407,9 @@ def test_untrained_net_computes_and_keeps_a_history():
         module = TransferModule(stages(), nn.Identity(), [nn.Linear(4, 3)])
     net = untrained_net(module, [LOSS], 8, [{"epoch": 1, "train_loss": 0.5}])
     images = torch.randn(12, 3, 6, 6)
-    torch.testing.assert_close(net.forward(images)[0], module.eval()(images)[0].detach())
+    torch.testing.assert_close(
+        net.forward(images)[0], module.eval()(images)[0].detach()
+    )
     assert net.history[-1, "train_loss"] == 0.5
 
 

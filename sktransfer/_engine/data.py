@@ -112,6 +112,16 @@ class Activations:
                 self._keep([(result[0], result[2])])
         raise_problems(problems, n, "")
 
+    def known(self, rows, view):
+        """Return what `load` would, if that needs no reading, else None."""
+        loaded = []
+        for row in rows:
+            found = self._look_up(int(row), view)
+            if found is None:
+                return None
+            loaded.append(found)
+        return loaded
+
     def _look_up(self, row, view):
         key = self._keys.get((row, view))
         known = self.get(key) if key is not None else None
@@ -276,10 +286,17 @@ def batches(dataset, order, batch_size, view):
         One batch.
     """
     chunks = split_batches(dataset.rows[order], batch_size)
+    source = dataset.source
     with ThreadPoolExecutor(1, thread_name_prefix="sktransfer-ahead") as pool:
-        pending = pool.submit(dataset.source.load, chunks[0], view)
+
+        def begin(chunk):
+            # Waking a thread takes longer than looking known rows up.
+            known = source.known(chunk, view)
+            return pool.submit(source.load, chunk, view) if known is None else known
+
+        pending = begin(chunks[0])
         for i, chunk in enumerate(chunks):
-            loaded = pending.result()
+            loaded = pending if isinstance(pending, list) else pending.result()
             if i + 1 < len(chunks):
-                pending = pool.submit(dataset.source.load, chunks[i + 1], view)
-            yield dataset.source.finish(loaded), dataset.labels(chunk)
+                pending = begin(chunks[i + 1])
+            yield source.finish(loaded), dataset.labels(chunk)

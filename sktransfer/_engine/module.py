@@ -42,6 +42,7 @@ class TransferModule(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.first = 0
         self.keeps_outputs = False
+        self._mode = None
         self.stage_outputs = []
         self.learns = frozenset(segment.name for segment in segments)
         self._trainable, self._batch_norm = frozenset(), "affine"
@@ -60,6 +61,7 @@ class TransferModule(nn.Module):
         names = [segment.name for segment in self.segments]
         self.first = names.index(phase.cut) + 1 if phase.cut in names else 0
         self._batch_norm = phase.batch_norm
+        self._mode = None
         for segment in self.segments:
             _unfreeze(segment, plans[segment.name].trainable, phase.batch_norm)
         self._trainable = frozenset(
@@ -70,7 +72,10 @@ class TransferModule(nn.Module):
 
     def train(self, mode=True):
         """Set training mode where something learns; the rest stays in eval mode."""
+        if mode == self._mode:
+            return self  # asked for at each step; walking a deep network takes long
         super().train(mode)
+        self._mode = mode
         for segment in self.segments:
             segment.train(mode and segment.name in self._trainable)
         if self._batch_norm != "train":

@@ -101,15 +101,23 @@ class TransferNet(NeuralNet):
             Added to the loss of each training step.
         """
         self.module_.begin(phase)
+        self._learnable = [
+            pair for pair in self.module_.named_parameters() if pair[1].requires_grad
+        ]
         self.module_.keeps_outputs = penalty is not None
         self.phase_, self.phase_number_, self.phase_epoch_ = phase, number, 0
         self.penalty_, self.step_ = penalty, 0
         self._make_optimizer = make_optimizer
         self._initialize_optimizer(reason=f"Phase {phase.name!r}")
 
+    def get_all_learnable_params(self):
+        """Yield names and parameters of what learns in this phase."""
+        yield from self._learnable
+
     def forget_optimizer(self):
         """Drop what only training needs."""
         self.optimizer_ = self.schedule_ = self.penalty_ = None
+        self._learnable = []
         self.module_.keeps_outputs, self.module_.stage_outputs = False, []
         self.module_.zero_grad(set_to_none=True)
 

@@ -7,7 +7,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sktransfer.strategies._base import Strategy
 from sktransfer.strategies._fine_tuning import start_of_head
 from sktransfer.strategies._phases import Phase
-from sktransfer.strategies._unfreezing import chosen_stages, stage_plans
+from sktransfer.strategies._unfreezing import (
+    chosen_stages,
+    counted_stages,
+    stage_plans,
+    topmost,
+)
 
 
 class GradualUnfreezing(Strategy):
@@ -102,21 +107,21 @@ class GradualUnfreezing(Strategy):
         ValueError
             If `start` or `stop` fits no stage, or `stop` lies above `start`.
         """
-        owning = [stage.name for stage in stages if stage.n_parameters > 0]
+        counted = counted_stages(stages)
         first, last = (
-            len(self._checked(getattr(self, name), stages, name))
+            len(self._checked(getattr(self, name), stages, name).intersection(counted))
             for name in ("start", "stop")
         )
         if first > last:
             raise ValueError(
                 f"Parameter stop: found {self.stop!r}, above start={self.start!r}. "
                 f"Expected a stage that is not above it; from the top they are "
-                f"{owning[::-1]}."
+                f"{counted[::-1]}."
             )
         ratio, decay = self.backbone_lr_ratio, self.lr_decay
         phases = start_of_head(stages, head, "linear_probe", self.epochs_per_stage)
         for n in range(first, last + 1):
-            names = owning[len(owning) - n :]
+            names = topmost(stages, n)
             phases.append(
                 Phase(
                     f"unfreeze to {names[0]}",

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral
 
-from sktransfer.strategies._phases import StagePlan
+from sktransfer.strategies._phases import POOLED, StagePlan
 
 _KINDS = ("norm", "bias")
 
@@ -41,13 +41,14 @@ def chosen_stages(unfreeze, stages, parameter="unfreeze"):
         names = _from_name_on(unfreeze, stages, parameter)
         names = [name for name in names if name in owning]
     elif isinstance(unfreeze, Integral):
-        if not 1 <= unfreeze <= len(owning):
+        counted = counted_stages(stages)
+        if not 1 <= unfreeze <= len(counted):
             raise ValueError(
                 f"Parameter {parameter}: found {unfreeze}. Expected a number from 1 "
-                f"to {len(owning)}, the number of stages with parameters, which are "
-                f"{owning}."
+                f"to {len(counted)}, the number of stages with parameters, which are "
+                f"{counted}."
             )
-        names = owning[len(owning) - unfreeze :]
+        names = topmost(stages, unfreeze)
     else:
         names = _names(unfreeze, parameter)
         names = [_checked(name, stages, parameter) for name in names]
@@ -60,11 +61,22 @@ def chosen_stages(unfreeze, stages, parameter="unfreeze"):
     return set(names), "all"
 
 
-def up_to(stages, name, parameter):
-    """Return the stages up to one, or raise with the names there are."""
-    _checked(name, stages, parameter)
-    names = [stage.name for stage in stages]
-    return stages[: names.index(name) + 1]
+def counted_stages(stages):
+    """Names of the stages that a number counts: those with layers of their own.
+
+    The norm that some networks have behind the average (ConvNeXt, transformers) makes
+    no stage: it learns with what is below it.
+    """
+    owning = [stage.name for stage in stages if stage.n_parameters > 0]
+    return owning[:-1] if len(owning) > 1 and owning[-1] == POOLED else owning
+
+
+def topmost(stages, n):
+    """Names of the n topmost stages with parameters, and of the norm above them."""
+    counted = counted_stages(stages)
+    first = counted[len(counted) - n]
+    owning = [stage.name for stage in stages if stage.n_parameters > 0]
+    return owning[owning.index(first) :]
 
 
 def stage_plans(stages, names, kind, backbone_lr_ratio, lr_decay):

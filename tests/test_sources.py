@@ -1,0 +1,186 @@
+"""Where activations come from: which network, which store, which device batches."""
+
+import numpy as np
+import pytest
+import torch
+from _networks import classifier, images
+
+from sktransfer import Augmentation
+from sktransfer._sources import Sources, identity_of
+
+CPU = torch.device("cpu")
+
+
+def sources(seed=0, n=12, **params):
+    """Sources of a fit, and its images."""
+    X, y = images(n)
+    estimator = classifier("feature_extraction", **params).fit(X, y)
+    read = estimator._read_images(X, reset=False)
+    return Sources(estimator, read, CPU, seed), estimator
+
+
+def activations(source, rows=range(12), view=0):
+    return source.finish(source.load(np.array(rows), view))
+
+
+def test_before_everything_activations_are_normalized_images():
+    made, _ = sources()
+    batch = activations(made(None, training=True))
+    assert batch.shape == (12, 3, 16, 16)
+    assert batch.dtype == torch.float32
+
+
+@pytest.mark.parametrize("cut", ["low", "middle", "top", "pooled"])
+def test_behind_a_cut_they_are_what_the_stages_before_it_put_out(cut):
+    made, estimator = sources()
+    batch = activations(made(None, training=True))
+    with torch.no_grad():
+        for segment in estimator.backbone_.segments():
+            batch = segment(batch)
+            if segment.name == cut:
+                break
+    torch.testing.assert_close(activations(made(cut, training=True)), batch)
+
+
+def test_one_source_serves_training_and_validation_without_augmentation():
+    made, _ = sources()
+    assert made("top", training=True) is made("top", training=False)
+    assert made("top", training=True) is not made("low", training=True)
+
+
+@pytest.mark.parametrize("augmentation", ["standard", Augmentation(rotation=30)])
+def test_augmentation_is_for_training_and_new_in_every_view(augmentation):
+    made, _ = sources(augmentation=augmentation)
+    training, judging = made("low", training=True), made("low", training=False)
+    plain = activations(judging)
+    views = [activations(training, view=view) for view in (0, 1)]
+    assert not torch.equal(views[0], plain)
+    assert not torch.equal(views[0], views[1])
+    assert torch.equal(activations(training, view=1), views[1])
+    assert torch.equal(activations(judging, view=1), plain)
+
+
+def test_augmentation_is_a_function_of_the_seed_and_not_of_the_batch():
+    one, other = (sources(seed, augmentation="standard")[0] for seed in (0, 0))
+    third = sources(1, augmentation="standard")[0]
+    forwards = activations(one(None, training=True), view=3)
+    backwards = activations(other(None, training=True), range(11, -1, -1), view=3)
+    assert torch.equal(forwards, backwards.flip(0))
+    assert not torch.equal(forwards, activations(third(None, training=True), view=3))
+
+
+def test_nothing_random_is_kept():
+    made, _ = sources(augmentation="standard")
+    source = made("low", training=True)
+    activations(source)
+    assert source.put is source.get is source.key_of is None
+    assert made("low", training=False).put is not None
+
+
+def test_crops_are_decoded_at_a_larger_size():
+    factors = [
+        sources(augmentation=augmentation)[0](None, training=True).decode_factor
+        for augmentation in (Augmentation(crop_scale=(0.25, 1.0)), lambda image: image)
+    ]
+    assert factors == [2.0, 1.0]
+
+
+def test_known_activations_do_not_pass_the_network_again():
+    made, _ = sources()
+    source = made("middle", training=True)
+    first = activations(source)
+
+    def refuse(*args):
+        raise AssertionError("computed again")
+
+    source.network.register_forward_hook(refuse)
+    assert torch.equal(activations(source), first)
+    # Another fit with the same backbone, too.
+    again = sources()[0]("middle", training=True)
+    again.network = refuse
+    assert torch.equal(activations(again), first)
+
+
+def test_without_a_cache_a_fit_keeps_activations_for_itself():
+    made, _ = sources(cache=None)
+    source = made("middle", training=True)
+    first = activations(source)
+    calls = []
+    source.network.register_forward_hook(lambda *args: calls.append(1))
+    assert torch.equal(activations(source), first)
+    other = sources(cache=None)[0]("middle", training=True)
+    other.network.register_forward_hook(lambda *args: calls.append(2))
+    activations(other)
+    assert set(calls) == {2}
+
+
+def test_batches_are_never_shorter_than_eight_rows():
+    made, _ = sources(cache=None, batch_size=4)
+    source = made("middle", training=True)
+    sizes = []
+    source.network.register_forward_hook(lambda m, args, out: sizes.append(len(args[0])))
+    one = activations(source, [5])
+    assert sizes == [8]
+    assert torch.equal(one, activations(source, range(12))[5:6])
+
+
+def identity(X=None, y=None, weight=None, groups=None, **params):
+    default = images(12)
+    X, y = default[0] if X is None else X, default[1] if y is None else y
+    estimator = classifier(params.pop("strategy", "fine_tuning"), **params)
+    return identity_of(estimator, estimator._read(X, y, weight, groups))
+
+
+def own_loss(output, target):
+    return output.sum(dim=1)
+
+
+X, Y = images(12)
+SAME = {
+    "again": {},
+    "cache": {"cache": None},
+    "threads": {"n_jobs": 2},
+    "lines": {"verbose": 1},
+    "weights of one": {"weight": np.ones(12)},
+}
+OTHER = {
+    "images": {"X": X[::-1]},
+    "one pixel": {"X": np.where(np.arange(X.size).reshape(X.shape) == 700, 9, X)},
+    "labels": {"y": Y[::-1].copy()},
+    "names of labels": {"y": Y.astype(str)},
+    "weights": {"weight": np.arange(1.0, 13)},
+    "groups": {"groups": np.arange(12) // 2},
+    "other groups": {"groups": np.arange(12) // 3},
+    "epochs": {"max_epochs": 7},
+    "seed": {"random_state": 1},
+    "strategy": {"strategy": "gradual_unfreezing"},
+    "loss": {"loss": "focal"},
+    "own loss": {"loss": own_loss},
+    "optimizer": {"optimizer": torch.optim.SGD, "lr": 0.1},
+    "another optimizer": {"optimizer": torch.optim.Adam, "lr": 0.1},
+    "augmentation": {"augmentation": Augmentation()},
+    "other augmentation": {"augmentation": Augmentation(rotation=3)},
+}
+
+
+@pytest.mark.parametrize("params", SAME.values(), ids=SAME)
+def test_same_fit_has_the_same_identity(params):
+    assert identity(**params) == identity()
+
+
+def test_other_fits_have_other_identities():
+    identities = [identity(**params) for params in [{}, *OTHER.values()]]
+    assert len(set(identities)) == len(OTHER) + 1
+
+
+def test_generators_are_the_same_fit_wherever_they_are_in_memory():
+    states = [np.random.RandomState(0) for _ in range(2)]
+    assert len({identity(random_state=state) for state in states}) == 1
+
+
+def test_weights_of_the_backbone_belong_to_a_fit(tmp_path):
+    path = tmp_path / "tuned.safetensors"
+    classifier().fit(X, Y).backbone_.save(path)
+    first = identity(weights=path)
+    classifier(lr=0.1).fit(X, Y).backbone_.save(path)
+    assert identity(weights=path) != first
