@@ -47,7 +47,7 @@ photos = load_image_folder(folder)
 X_train, X_test, y_train, y_test = train_test_split(
     photos.data, photos.target, stratify=photos.target, random_state=0
 )
-print(f"{len(X_train)} images to learn from, classes {sorted(set(y_train))}")
+print(f"{len(X_train)} images to learn from, classes {sorted(set(map(str, y_train)))}")
 
 # %%
 # ResNet-50 where it can be had

@@ -146,7 +146,8 @@ class ClassEstimator(TrainedEstimator):
         phases = self._phases(fit.strategy)
         self._check_training(fit.targets)
         self.solver_ = "gradient"
-        net = self.__dict__.get("_net") if goes_on else None
+        # Taken out: an interrupted call leaves a module that is trained in part.
+        net = self.__dict__.pop("_net", None) if goes_on else None
         if net is not None:
             module = net.module_
             # Only a net of an earlier call is set up for this one.
@@ -164,3 +165,10 @@ class ClassEstimator(TrainedEstimator):
         source.check()
         training.one_more_epoch(phases[-1], len(phases) - 1)
         self._take_over(training.net, fit)
+
+
+def side_by_side(labels):
+    """Stack the labels of several targets as columns; 0 does not become "0"."""
+    if len({column.dtype.kind in "OUS" for column in labels}) > 1:
+        labels = [column.astype(object) for column in labels]
+    return np.column_stack(labels)

@@ -10,7 +10,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._callbacks import with_callbacks
-from sktransfer._classification import ClassEstimator
+from sktransfer._classification import ClassEstimator, side_by_side
 
 
 class TransferClassifier(ClassifierMixin, ClassEstimator):
@@ -323,9 +323,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         labels = self._apply_heads("predict", X)
         if not isinstance(self.head_, list):
             return labels[0]
-        if len({column.dtype.kind in "OUS" for column in labels}) > 1:
-            labels = [column.astype(object) for column in labels]  # 0 is not "0"
-        return np.column_stack(labels)
+        return side_by_side(labels)
 
     def predict_proba(self, X):
         """Predict probabilities.

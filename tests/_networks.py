@@ -87,6 +87,9 @@ class Ready:
         self.activations = activations
         self.views, self.batches = [], []
 
+    def known(self, rows, view):
+        return None
+
     def load(self, rows, view):
         self.views.append(view)
         self.batches.append(rows.tolist())

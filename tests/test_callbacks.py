@@ -27,7 +27,14 @@ class Recorder:
         self.told.append(f"begin {context.task_name}")
 
     def on_fit_task_end(
-        self, estimator, context, *, X=None, y=None, fitted_estimator=None, metadata=None
+        self,
+        estimator,
+        context,
+        *,
+        X=None,
+        y=None,
+        fitted_estimator=None,
+        metadata=None,
     ):
         self.told.append(f"end {context.task_name}")
         self.predictions.append(fitted_estimator.decision_function(X))
@@ -35,14 +42,11 @@ class Recorder:
         return context.task_name == "epoch" and n_epochs == self.stop_after
 
 
-def with_callback(estimator, made):
-    """An estimator with a callback, or a skip where that is not one."""
-    return estimator.set_callbacks(made)
-
-
 def test_fit_phase_and_epoch_are_tasks():
     recorder = Recorder()
-    estimator = with_callback(classifier(GradualUnfreezing(stop=2), max_epochs=3), recorder)
+    estimator = classifier(GradualUnfreezing(stop=2), max_epochs=3).set_callbacks(
+        recorder
+    )
     estimator.fit(*images(24))
     epoch = ["begin epoch", "end epoch"]
     assert recorder.told == [
@@ -58,7 +62,7 @@ def test_fit_phase_and_epoch_are_tasks():
 def test_estimator_that_callbacks_get_is_fitted_as_far_as_training_is(strategy):
     X, y = images(24)
     recorder = Recorder()
-    estimator = with_callback(classifier(strategy, lr=0.05), recorder).fit(X, y)
+    estimator = classifier(strategy, lr=0.05).set_callbacks(recorder).fit(X, y)
     last = recorder.predictions[-1]
     np.testing.assert_array_equal(last, estimator.decision_function(X))
     if estimator.solver_ == "gradient":
@@ -72,7 +76,7 @@ def test_estimator_that_callbacks_get_is_fitted_as_far_as_training_is(strategy):
 
 def test_looking_at_estimators_does_not_change_the_fit():
     X, y = images(24)
-    watched = with_callback(classifier(GradualUnfreezing(), max_epochs=4), Recorder())
+    watched = classifier(GradualUnfreezing(), max_epochs=4).set_callbacks(Recorder())
     plain = classifier(GradualUnfreezing(), max_epochs=4).fit(X, y)
     np.testing.assert_array_equal(
         watched.fit(X, y).decision_function(X), plain.decision_function(X)
@@ -81,14 +85,16 @@ def test_looking_at_estimators_does_not_change_the_fit():
 
 def test_callback_that_asks_for_an_end_ends_its_phase():
     recorder = Recorder(stop_after=1)
-    estimator = with_callback(classifier(GradualUnfreezing(stop=2), max_epochs=9), recorder)
+    estimator = classifier(GradualUnfreezing(stop=2), max_epochs=9).set_callbacks(
+        recorder
+    )
     estimator.fit(*images(24))
     assert estimator.history_["phase"].tolist()[:2] == [
         "unfreeze to top",
         "unfreeze to middle",
     ]
     recorder = Recorder(stop_after=2)
-    estimator = with_callback(classifier(max_epochs=9), recorder).fit(*images(24))
+    estimator = classifier(max_epochs=9).set_callbacks(recorder).fit(*images(24))
     assert estimator.n_iter_ == 2
 
 
@@ -141,5 +147,3 @@ def test_without_scikit_learns_callbacks_nobody_is_told():
     assert not tasks.end_epoch()
     tasks.end_phase()
     tasks.end()
-
-

@@ -174,11 +174,13 @@ MINI = {
 
 def may_change(estimator, which):
     """Names of the parameters of the stages that are meant."""
-    segments = [s for s in estimator.backbone_.segments() if list(s.parameters())]
+    segments = estimator.backbone_.segments()
+    # What is behind the average goes with the stage below it.
+    owning = [i for i, s in enumerate(segments[:-1]) if list(s.parameters())]
     if which == "top":
-        segments = segments[-1:]
+        segments = segments[owning[-1] :]
     elif which == "two":
-        segments = segments[-2:]
+        segments = segments[owning[-2] :]
     elif which is None:
         segments = []
     elif which != "all":

@@ -144,7 +144,7 @@ def test_evaluation_sees_the_rows_in_their_order_without_augmentation():
     data.source.views.clear(), data.source.batches.clear()
     outputs = net.forward(data)
     assert data.source.views == [0, 0, 0]
-    assert sum(data.source.batches, []) == list(range(N))
+    assert [row for batch in data.source.batches for row in batch] == list(range(N))
     assert [tuple(output.shape) for output in outputs] == [(N, 1), (N, 2)]
 
 

@@ -6,6 +6,7 @@ import torch
 from _networks import classifier, images
 
 from sktransfer import Augmentation
+from sktransfer._engine.prefix import MIN_ROWS
 from sktransfer._sources import Sources, identity_of
 
 CPU = torch.device("cpu")
@@ -114,13 +115,15 @@ def test_without_a_cache_a_fit_keeps_activations_for_itself():
     assert set(calls) == {2}
 
 
-def test_batches_are_never_shorter_than_eight_rows():
+def test_short_batches_are_filled_up():
     made, _ = sources(cache=None, batch_size=4)
     source = made("middle", training=True)
     sizes = []
-    source.network.register_forward_hook(lambda m, args, out: sizes.append(len(args[0])))
+    source.network.register_forward_hook(
+        lambda m, args, out: sizes.append(len(args[0]))
+    )
     one = activations(source, [5])
-    assert sizes == [8]
+    assert sizes == [MIN_ROWS]
     assert torch.equal(one, activations(source, range(12))[5:6])
 
 

@@ -1,4 +1,4 @@
-"""What estimators that train do: the probe, early stopping, stops, what a fit leaves."""
+"""Estimators that train: the probe, early stopping, stops, and what a fit leaves."""
 
 import os
 import pickle
@@ -36,6 +36,7 @@ from sktransfer import (
     ParameterSharing,
 )
 from sktransfer._engine.prefix import normalized_batch
+from sktransfer.exceptions import InvalidImageError
 
 STOPPING = {"early_stopping": True, "validation_fraction": 0.4}
 
@@ -151,21 +152,6 @@ def test_early_stopping_is_off_with_a_warning_where_few_rows_would_judge():
     np.testing.assert_array_equal(logits(estimator, X), logits(plain, X))
     assert "valid_loss" not in estimator.history_
     assert not hasattr(estimator, "gain_over_probe_")
-
-
-class GroupLooker(Callback):
-    """Checks that no group is on both sides; groups are rows modulo 20 of all images."""
-
-    seen = []
-
-    def __init__(self, groups=None):
-        self.groups = groups
-
-    def on_train_begin(self, net, X=None, **kwargs):
-        valid = net.get_split_datasets(X)[1]
-        shades = X.source.images
-        of = [{int(shades[r].load()[0][0, 0, 0]) for r in d.rows} for d in (X, valid)]
-        GroupLooker.seen.append(of)
 
 
 def grouped_images():
@@ -390,7 +376,7 @@ def test_interrupted_fit_leaves_a_checkpoint_and_nothing_that_looks_fitted(
     params, tmp_path
 ):
     estimator = interrupted(tmp_path, **params)
-    X, y = images(36)
+    X, _ = images(36)
     with pytest.raises(NotFittedError):
         check_is_fitted(estimator)
     with pytest.raises(NotFittedError):
@@ -409,12 +395,11 @@ def test_interrupted_fit_goes_on_in_the_same_estimator(tmp_path):
     assert state_of(estimator) == state_of(whole.fit(X, y))
 
 
-def test_fitted_estimator_that_is_interrupted_is_not_fitted_any_more(tmp_path):
+def test_fitted_estimator_that_is_interrupted_is_not_fitted_any_more():
     X, y = images(36)
-    estimator = classifier(loss=InterruptingLoss(8), max_epochs=2).fit(X, y)
+    estimator = classifier().fit(X, y).set_params(loss=InterruptingLoss(2))
     with pytest.raises(KeyboardInterrupt):
-        for _ in range(9):
-            estimator.fit(X, y)
+        estimator.fit(X, y)
     with pytest.raises(NotFittedError):
         estimator.predict(X)
 
@@ -722,6 +707,35 @@ def test_net_maps_normalized_images_to_the_logits(strategy, n_classes, loaded):
     assert not estimator.net_.module_.training
     n_epochs = 0 if strategy == "feature_extraction" else 2
     assert len(estimator.net_.history) == n_epochs
+
+
+@pytest.mark.parametrize("solver", ["exact", "gradient"])
+@pytest.mark.parametrize("pooling", ["avg", "max", "avgmax"])
+def test_net_of_a_lower_layer_maps_images_to_logits_too(solver, pooling):
+    X, y = images(24)
+    strategy = FeatureExtraction(solver, layer="middle", pooling=pooling)
+    estimator = classifier(strategy).fit(X, y)
+    preprocessing = estimator.backbone_.preprocessing
+    batch = normalized_batch(list(X), preprocessing, torch.device("cpu"))
+    (output,) = estimator.net_.forward(batch)
+    np.testing.assert_allclose(output.numpy(), logits(estimator, X), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("params", [{}, {"augmentation": "standard"}], ids=str)
+@pytest.mark.parametrize("init", ["linear_probe", "random"])
+def test_all_images_that_cannot_be_read_are_named_before_training(
+    method, params, init, colour_paths, tmp_path
+):
+    paths, y = colour_paths
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    paths = [*paths[:5], str(broken), *paths[6:20], "missing.png", *paths[21:]]
+    estimator = classifier(FineTuning(init=init), **params)
+    with pytest.raises(InvalidImageError, match=r"(?s)broken\.png.*missing\.png"):
+        getattr(estimator, method)(paths, y)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(estimator)
 
 
 def test_fit_keeps_no_optimizer_and_no_gradients():

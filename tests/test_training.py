@@ -8,11 +8,10 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sktransfer._engine.checkpoint import CheckpointFile
-from sktransfer._engine.data import Rows, split_batches
+from sktransfer._engine.data import Rows
 from sktransfer._engine.losses import resolve_loss
 from sktransfer._engine.module import TransferModule
 from sktransfer._engine.training import Recipe, Task, Training, untrained_net
-from sktransfer._engine.training import _n_batches as n_batches
 from sktransfer._engine.validation import BestWeights
 from sktransfer._randomness import seeded_globals
 from sktransfer.strategies._phases import Phase, StagePlan
@@ -398,8 +397,18 @@ def test_training_that_goes_on_counts_epochs_from_a_history():
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 7, 8, 9, 16, 17, 18])
-def test_schedules_have_as_many_steps_as_there_are_batches(n_rows):
-    assert n_batches(n_rows, 8) == len(split_batches(np.arange(n_rows), 8))
+def test_schedules_end_with_the_last_batch_and_not_before(n_rows):
+    rates = []
+
+    class Recorder(Callback):
+        def on_batch_begin(self, net, training=None, **kwargs):
+            rates.append(net.optimizer_.param_groups[-1]["lr"])
+
+    training = make_training(callbacks=[Recorder()])
+    training.task.train = np.arange(n_rows)
+    training.run([ALL])
+    assert min(rates) > 1e-6
+    assert training.net.optimizer_.param_groups[-1]["lr"] == pytest.approx(0, abs=1e-9)
 
 
 def test_untrained_net_computes_and_keeps_a_history():
