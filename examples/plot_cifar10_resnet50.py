@@ -42,7 +42,8 @@ def write_digits(folder, n=500):
     return folder
 
 
-folder = os.environ.get("CIFAR10_FOLDERS") or write_digits(tempfile.mkdtemp())
+temporary = tempfile.TemporaryDirectory()  # is removed at the end
+folder = os.environ.get("CIFAR10_FOLDERS") or write_digits(temporary.name)
 photos = load_image_folder(folder)
 X_train, X_test, y_train, y_test = train_test_split(
     photos.data, photos.target, stratify=photos.target, random_state=0

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
 from sktransfer._cache.keys import activation_key, fingerprint
-from sktransfer._cache.memory import SHARED, MemoryStore, StorePass
+from sktransfer._cache.memory import SHARED, StorePass
 from sktransfer._images.inputs import (
     check_image_shape,
     input_kind,
@@ -168,7 +168,7 @@ class ImageEstimator(BaseEstimator):
         store, job.key_of = self._store(network, cut, device, full_batches)
         job.get, job.put = store.get, store.put
 
-    def _store(self, network, cut, device, full_batches):
+    def _store(self, network, cut, device, full_batches, store=None):
         """One pass over the store, and the function from contents to its keys."""
         everything = fingerprint(
             backbone=network,
@@ -177,8 +177,9 @@ class ImageEstimator(BaseEstimator):
             device=device.type,
             batch_size=self.batch_size if full_batches else None,
         )
-        store = MemoryStore() if self.cache is None else SHARED
-        return StorePass(store), partial(activation_key, fingerprint=everything)
+        return StorePass(store or SHARED), partial(
+            activation_key, fingerprint=everything
+        )
 
     def __getstate__(self):
         """Store weights by reference, or all of them where that is asked for."""

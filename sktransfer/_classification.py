@@ -24,28 +24,21 @@ class ClassEstimator(TrainedEstimator):
     """Base of the estimators that predict classes."""
 
     def _fit(self, X, y, sample_weight, groups):
-        try:
-            goes_on = self.warm_start and hasattr(self, "classes_")
+        goes_on = self.warm_start and hasattr(self, "classes_")
+        with self._nothing_half_fitted(goes_on):
             fit = self._read(X, y, sample_weight, groups, goes_on=goes_on)
             phases, module = self._phases(fit.strategy), None
             if goes_on:
                 module = self._fitted_module()
                 phases = [p for p in phases if p.solver != "exact"] or phases
             self._fit_phases(fit, phases, module)
-        except BaseException:
-            self._forget_fit()
-            raise
         return self
 
     def _partial_fit(self, X, y, classes, sample_weight):
         goes_on = hasattr(self, "classes_")
-        try:
+        with self._nothing_half_fitted(goes_on):
             fit = self._read(X, y, sample_weight, None, goes_on=goes_on, all_=classes)
             self._train_one_epoch(fit, goes_on)
-        except BaseException:
-            if not goes_on:
-                self._forget_fit()
-            raise
         return self
 
     def _read(self, X, y, sample_weight, groups, *, goes_on=False, all_=None):
@@ -60,8 +53,11 @@ class ClassEstimator(TrainedEstimator):
             sample_weight = _check_sample_weight(
                 sample_weight, rows, ensure_non_negative=True
             )
-        if not goes_on:
+        if goes_on:
+            self._check_same_structure()
+        else:
             self._forget_fit()
+            self._structure = self._structural_params()
         images = self._start_fit(X, sample_weight, goes_on=goes_on)
         strategy = self._strategy()
         strategy.validate()
@@ -81,7 +77,7 @@ class ClassEstimator(TrainedEstimator):
             class_weights,
             groups,
             strategy,
-            self._seed(),
+            self._seed_of_this_fit(),
         )
 
     def _solved(self, fit, rows, C):
@@ -110,7 +106,11 @@ class ClassEstimator(TrainedEstimator):
                 heads += trained_linear_heads(head, classes)
                 continue
             names = np.arange(len(columns)) if multilabel else classes[0]
-            heads.append(ModuleHead(deepcopy(head), names, multilabel, self.batch_size))
+            n_features = self.backbone_.n_features_of(*self._layer)
+            head = deepcopy(head)
+            heads.append(
+                ModuleHead(head, names, multilabel, self.batch_size, n_features)
+            )
         return heads
 
     def _head_attributes(self, heads, targets):
@@ -130,12 +130,15 @@ class ClassEstimator(TrainedEstimator):
 
     def _fitted_module(self):
         """Build a module that computes what this estimator predicts by."""
-        from sktransfer._engine.heads import ModuleHead, load_solution
+        from sktransfer._engine.heads import ModuleHead, Standardized, load_solution
 
         fitted = self.head_ if isinstance(self.head_, list) else [self.head_]
         if isinstance(fitted[0], ModuleHead):
             return self._module(lambda _: [deepcopy(h.module).float() for h in fitted])
         module = self._new_module(self._targets, seed=0)
+        if fitted[0].standardization is not None:
+            known = fitted[0].standardization  # of the features, so of all heads
+            module.set_heads([Standardized(head, *known) for head in module.heads])
         columns_of_heads = self._targets.columns_of_heads
         for head, columns in zip(module.heads, columns_of_heads, strict=True):
             load_solution(head, [fitted[c] for c in columns])
@@ -143,7 +146,7 @@ class ClassEstimator(TrainedEstimator):
 
     def _train_one_epoch(self, fit, goes_on):
         """Train the last phase for one epoch, with the optimizer of the call before."""
-        phases = self._phases(fit.strategy)
+        phases = self._phases(fit.strategy, least=True)
         self._check_training(fit.targets)
         self.solver_ = "gradient"
         # Taken out: an interrupted call leaves a module that is trained in part.
@@ -161,10 +164,11 @@ class ClassEstimator(TrainedEstimator):
         training = self._training(fit, module, net=net)
         if net is None and goes_on:
             training.go_on(self.__dict__.get("_history", []))
-        source = training.task.activations(phases[-1].cut, training=False)
-        source.check()
+        self._check_images(training, phases[-1].cut)
         training.one_more_epoch(phases[-1], len(phases) - 1)
+        training.net.forget_data()
         self._take_over(training.net, fit)
+        self._net = training.net
 
 
 def side_by_side(labels):

@@ -33,7 +33,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
     strategy : Strategy, str or None, default=None
         What learns: an object such as ``FineTuning(unfreeze=1)``, or the name of one,
         such as ``"fine_tuning"``. None is ``FeatureExtraction()``: where the head is
-        solved exactly, parameters from `task_weights` to `callbacks` have no effect.
+        solved exactly, parameters that only training needs have no effect.
     head : "linear", MLPHead or callable, default="linear"
         Layers on top of the features, one such head a target. A callable gets
         ``(n_features, n_outputs)`` and returns a ``torch.nn.Module`` giving logits.
@@ -74,7 +74,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         backbone's. ``"auto"`` is 1e-3, for ``"sgd"`` 1e-2.
     weight_decay : float or "auto", default="auto"
         Of weights, not of norms and biases. ``"auto"`` is 1e-3 for ``"adamw"``, 5e-4
-        for ``"sgd"``, else 0.
+        for ``"sgd"``, else 0; always 0 under the penalties L2-SP and DELTA.
     lr_schedule : str or callable, default="cosine"
         ``"cosine"``, ``"one_cycle"``, ``"step"``, ``"plateau"``, ``"constant"``, or a
         callable from the optimizer to a torch scheduler; each phase runs it anew.
@@ -108,7 +108,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         torch's notation.
     cache : "auto" or None, default="auto"
         ``"auto"`` keeps features in memory, 512 MB at most, shared by all estimators of
-        the process. None computes them each time.
+        the process. With None nothing outlives a call of a method.
     store_weights_in_pickle : bool, default=False
         Pickles hold where the weights can be found again, with their digest; True puts
         the weights in. Weights that cannot be found again are always put in.
@@ -147,8 +147,8 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
     weight_decay_ : float
         The weight decay.
     gain_over_probe_ : float
-        With early stopping, by how much the kept weights beat the linear probe on the
-        validation part; 0 if the probe was the best.
+        With early stopping, for fine-tuning that starts from the linear probe: by how
+        much the kept weights beat it on the validation part; 0 if they are the probe's.
     image_shape_ : tuple of int or None
         Shape of the flattened images; None where images have their own shape.
     value_range_ : tuple of two floats or None

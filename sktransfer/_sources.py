@@ -5,6 +5,7 @@ from hashlib import blake2b
 
 import numpy as np
 
+from sktransfer._cache.memory import MemoryStore
 from sktransfer._images.augmentation import augmented_pixels, resolve_augmentation
 from sktransfer._images.decode import DecodeError
 from sktransfer._images.loading import n_threads
@@ -33,6 +34,8 @@ class Sources:
         self.device, self.seed = device, seed
         self.augmentation = resolve_augmentation(estimator.augmentation)
         self._made = {}
+        # Without a cache the epochs of this fit still share what it computes.
+        self._own_store = MemoryStore() if estimator.cache is None else None
 
     def __call__(self, cut, training):
         """Return the source of inputs behind a cut; None cuts before everything."""
@@ -61,7 +64,9 @@ class Sources:
         if augmentation is None:
             network = "" if cut is None else backbone.fingerprint_at(cut)
             name = "pixels" if cut is None else cut
-            store, key_of = estimator._store(network, name, self.device, full)
+            store, key_of = estimator._store(
+                network, name, self.device, full, self._own_store
+            )
             source.get, source.put = store.get, store.put
             source.key_of = lambda content, view: key_of(content)  # noqa: ARG005
             return source
@@ -91,7 +96,9 @@ def identity_of(estimator, fit):
     for name, value in sorted(estimator.get_params().items()):
         if name not in _WITHOUT_EFFECT:
             hasher.update(f"{name}={_described(value)};".encode())
-    hasher.update(estimator.backbone_.fingerprint.encode())
+    backbone = estimator.backbone_
+    hasher.update(f"{backbone.name} {backbone.digest};".encode())
+    hasher.update(repr(backbone.preprocessing).encode())
     hasher.update(fit.targets.codes.tobytes())
     hasher.update(repr([c.tolist() for c in fit.targets.classes]).encode())
     hasher.update(fit.weights.tobytes())

@@ -87,8 +87,11 @@ class Targets:
         weights = []
         for columns in self.columns_of_heads:
             of_head = base * self.known[:, columns].any(axis=1)
-            for c in columns:
-                of_head = of_head * self._class_weights(c, class_weights[c], base)
+            # Of many labels the mean: a product would leave a few rows all the weight.
+            of_head = of_head * np.mean(
+                [self._class_weights(c, class_weights[c], base) for c in columns],
+                axis=0,
+            )
             mean = of_head[of_head > 0].mean() if (of_head > 0).any() else 1.0
             weights.append(of_head / mean)
         return np.stack(weights, axis=1).astype(np.float32)

@@ -10,9 +10,10 @@ from sklearn.utils.validation import check_is_fitted
 from sktransfer._base import ImageEstimator
 from sktransfer._callbacks import CallbackSupportMixin, FitTasks
 from sktransfer._fit import history_frame, rows_of
+from sktransfer._fitted_state import FittedState
 from sktransfer._images.augmentation import NAMES as AUGMENTATIONS
 from sktransfer._images.augmentation import Augmentation
-from sktransfer._randomness import derived_seed, seed_of, seeded_globals
+from sktransfer._randomness import derived_seed, seeded_globals
 from sktransfer._sources import Sources, identity_of
 from sktransfer._validation import validation_split
 from sktransfer.strategies._base import Strategy
@@ -20,9 +21,11 @@ from sktransfer.strategies._phases import with_epochs
 from sktransfer.strategies._shorthand import NAMES, resolve_strategy
 
 _HEADS, _SPLIT = 0, 3
+# These penalties pull toward the base network, and decay would pull toward 0.
+_REPLACE_DECAY = ("l2_sp", "delta")
 
 
-class TrainedEstimator(CallbackSupportMixin, ImageEstimator):
+class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
     """Base of the estimators whose strategy may train the network."""
 
     _parameter_constraints: dict = {
@@ -93,11 +96,13 @@ class TrainedEstimator(CallbackSupportMixin, ImageEstimator):
             found.append(f"augmentation={self.augmentation!r}")
         return found
 
-    def _phases(self, strategy):
+    def _phases(self, strategy, *, least=False):
+        """Phases with their epochs, or (`least`) with as few as can be."""
         phases = strategy.phases(
             self.backbone_.stages, head=self.head, in_the_way=self._in_the_way()
         )
-        return with_epochs(phases, self.max_epochs)
+        fewest = sum(phase.epochs or 1 for phase in phases)
+        return with_epochs(phases, fewest if least else self.max_epochs)
 
     def _fit_phases(self, fit, phases, start=None):
         """Go through the phases; `start` is a fitted module to go on from."""
@@ -106,6 +111,7 @@ class TrainedEstimator(CallbackSupportMixin, ImageEstimator):
         if not exact:
             self._train(fit, phases, start)
             return
+        self._forget_training()
         tasks = FitTasks(self, phases, fit.data, lambda: self._fitted_attributes())
         for phase in phases:
             tasks.begin_phase(phase)
@@ -125,14 +131,14 @@ class TrainedEstimator(CallbackSupportMixin, ImageEstimator):
         from sktransfer._engine.checkpoint import CheckpointFile
         from sktransfer._engine.validation import BestWeights
 
-        checkpoint = None
+        checkpoint = state = None
         if self.checkpoint is not None:
             identity = identity_of(self, fit)
             checkpoint = CheckpointFile(self.checkpoint, identity)
             state = checkpoint.load()
             fit.seed = fit.seed if state is None else state["seed"]
         self._check_training(fit.targets)
-        best = None
+        best, goes_on = None, start is not None
         if self.early_stopping:
             fit.train, fit.valid = validation_split(
                 fit.targets,
@@ -143,19 +149,23 @@ class TrainedEstimator(CallbackSupportMixin, ImageEstimator):
             )
         if len(fit.valid):
             best = BestWeights(fit.targets.score, self.n_iter_no_change, self.tol)
-        module = self._start_module(fit, phases) if start is None else start
+        module = start if goes_on else self._start_module(fit, phases)
         training = self._training(fit, module, best=best, checkpoint=checkpoint)
         training.tasks = FitTasks(
             self, phases, fit.data, lambda: self._snapshot(training, fit)
         )
         if phases[0].solver != "exact":
-            training.task.activations(phases[0].cut, training=False).check()
-        training.run(phases)
+            self._check_images(training, phases[0].cut)
+        training.run(phases, state, goes_on=goes_on)
         self._take_over(training.net, fit)
         training.tasks.end()
         if best is not None and best.probe_score is not None:
             self.gain_over_probe_ = best.best_score - best.probe_score
-        training.net.forget_optimizer()
+
+    def _check_images(self, training, cut):
+        """Raise for all images that cannot be read, before the first step."""
+        plain = training.task.activations(cut, training=False)
+        plain.check(keep=plain is training.task.activations(cut, training=True))
 
     def _training(self, fit, module, **more):
         """Assemble one fit; `more` goes to the engine's Training."""
@@ -223,6 +233,8 @@ class TrainedEstimator(CallbackSupportMixin, ImageEstimator):
         self.lr_ = default_lr(self.optimizer) if lr == "auto" else float(lr)
         if decay == "auto":
             decay = default_weight_decay(self.optimizer)
+        if getattr(self._strategy(), "penalty", None) in _REPLACE_DECAY:
+            decay = 0.0
         self.weight_decay_ = float(decay)
         check_optimizer(
             self.optimizer,
@@ -258,7 +270,7 @@ class TrainedEstimator(CallbackSupportMixin, ImageEstimator):
         weight = None if weight is None else weight[fit.train]
         mean, scale = mean_and_scale(features, weight)
         heads = [Standardized(head, mean, scale) for head in module.heads]
-        module.heads = type(module.heads)(heads)
+        module.set_heads(heads)
         return module
 
     def _module(self, build_heads):
@@ -310,8 +322,9 @@ class TrainedEstimator(CallbackSupportMixin, ImageEstimator):
         self._history = rows_of(net.history)
         self.history_ = history_frame(self._history)
         self.n_iter_ = len(net.history)
-        self.__dict__.pop("gain_over_probe_", None)  # of an earlier fit
-        self._net = net
+        self._n_epochs = self.__dict__.get("_n_epochs", 0) + self.n_iter_
+        for name in ("gain_over_probe_", "_net"):  # of an earlier fit
+            self.__dict__.pop(name, None)
 
     def _snapshot(self, training, fit):
         """Fitted attributes as if training had stopped now."""
@@ -327,17 +340,6 @@ class TrainedEstimator(CallbackSupportMixin, ImageEstimator):
 
     def _set_heads(self, heads, targets):
         vars(self).update(self._head_attributes(heads, targets))
-
-    def _forget_fit(self):
-        """Leave nothing that looks fitted behind a fit that failed."""
-        for name in list(vars(self)):
-            if name.endswith("_") and not name.startswith("_"):
-                delattr(self, name)
-        for name in ("_net", "_history"):
-            self.__dict__.pop(name, None)
-
-    def _seed(self):
-        return seed_of(self.random_state)
 
 
 def _tensor(array):

@@ -373,7 +373,7 @@ def test_check_names_all_rows_that_are_broken(some_broken, threads, with_network
     net, store = network() if with_network else None, Store()
     data, _ = source(some_broken, net, store, threads=threads)
     with pytest.raises(InvalidImageError) as caught:
-        data.check()
+        data.check(keep=True)
     assert_names(caught, [3, 17, 29])
 
 
@@ -383,7 +383,7 @@ def test_check_keeps_the_pixels_where_they_are_what_training_sees(tmp_path):
         Image.fromarray(x).save(path)
     store = Store()
     data, _ = source(read_items(paths, None), store=store)
-    data.check()
+    data.check(keep=True)
     assert len(store) == 5
     for path in paths:
         (tmp_path / path).unlink()
@@ -394,16 +394,22 @@ def test_check_keeps_the_pixels_where_they_are_what_training_sees(tmp_path):
 def test_check_keeps_nothing_where_training_sees_what_a_network_puts_out():
     store = Store()
     data, sizes = source(pixels(5), network(), store)
-    data.check()
+    data.check(keep=True)
     assert len(store) == 0
     assert sizes == []
     assert activations(data, [0, 1]).shape[1] == 16
 
 
+def test_check_keeps_no_pixels_that_nothing_will_look_at():
+    store = Store()
+    source(pixels(5), store=store)[0].check(keep=False)
+    assert len(store) == 0
+
+
 def test_check_may_be_called_without_a_store_and_twice():
     data, _ = source(pixels(5))
-    data.check()
-    data.check()
+    data.check(keep=True)
+    data.check(keep=True)
     assert activations(data, [4]).shape == (1, 3, SIZE, SIZE)
 
 

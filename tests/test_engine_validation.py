@@ -133,7 +133,7 @@ def test_score_gets_all_rows_of_all_heads_in_order():
 
 def test_probe_is_a_candidate_with_its_mean_loss():
     net, best = Net(), BestWeights(mean, 1, 0.0)
-    best.try_probe(net, [batch_of([0.6, 0.6, 0.6]), batch_of([0.2])])
+    best.try_start(net, [batch_of([0.6, 0.6, 0.6]), batch_of([0.2])], is_probe=True)
     assert best.probe_score == best.best_score == pytest.approx(0.5)
     assert best.best_loss == pytest.approx((3 * 3 + 1 * 1) / 4)
     _, best = run([0.4, 0.45], best=best)
@@ -161,6 +161,21 @@ def test_kept_weights_do_not_follow_the_module():
 
     net, best = Net(), BestWeights(mean, 1, 0.0)
     net.module_ = Live()
-    best.try_probe(net, [batch_of([0.5])])
+    best.try_start(net, [batch_of([0.5])], is_probe=True)
     parameters.value += 1
     assert best.best_state["number"].item() == 1
+
+
+def test_tolerance_decides_when_to_stop_not_which_weights_are_kept():
+    best = BestWeights(lambda outputs, targets, weights: outputs[0], 3, tol=0.5)
+    for name, value in {
+        "best_score": 0.9,
+        "gained_score": 0.9,
+        "best_loss": 1.0,
+    }.items():
+        setattr(best, name, value)
+    best.best_state = "kept"
+    best._seen = [([torch.tensor([0.8])], [torch.tensor([0.0])], torch.ones(1, 1))]
+    best._take(None, 0.1)
+    assert best.best_state == "kept"
+    assert best.best_score == 0.9

@@ -291,11 +291,13 @@ def test_new_phase_has_a_new_optimizer_and_counts_its_own_epochs():
     }
 
 
-def test_forgotten_optimizer_leaves_no_gradients():
+def test_forgotten_data_leave_the_optimizer_and_no_gradients():
     net = make_net()
     net.fit_loop(rows(), epochs=1)
-    net.forget_optimizer()
-    assert net.optimizer_ is net.schedule_ is net.penalty_ is None
+    optimizer = net.optimizer_
+    net.forget_data()
+    assert net.train_split is None
+    assert net.optimizer_ is optimizer
     assert all(p.grad is None for p in net.module_.parameters())
 
 
@@ -323,6 +325,6 @@ def test_penalty_is_added_to_the_loss_of_training_only():
     assert net.history[-1, "valid_loss"] == pytest.approx(without, rel=1e-5)
     inputs, (stage,), features = penalty.seen[0]
     assert inputs.shape == stage.shape == features.shape == (8, 4)
-    net.forget_optimizer()
+    net.forget_data()
     net.forward(data)
     assert net.module_.stage_outputs == []

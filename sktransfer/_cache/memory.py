@@ -34,6 +34,9 @@ class MemoryStore:
     def __len__(self):
         return len(self._entries)
 
+    def __bool__(self):
+        return True  # an empty store is one, too
+
     def new_pass(self):
         """Return the number of a new pass over images."""
         return next(self._numbers)

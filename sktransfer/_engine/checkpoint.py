@@ -63,7 +63,7 @@ class CheckpointFile:
         if not self.path.exists():
             return None
         try:
-            state = torch.load(self.path, weights_only=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
             known = state["format"], state["identity"]
         except Exception as error:
             raise ValueError(

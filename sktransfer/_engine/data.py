@@ -78,6 +78,7 @@ class Activations:
         list of (key, ndarray or None, ndarray or None)
             For each row its key, its activation if that is known, else its pixels.
         """
+        view = view if self.augment is not None else 0
         loaded = [self._look_up(int(row), view) for row in rows]
         missing = [i for i, found in enumerate(loaded) if found is None]
         if missing:
@@ -93,10 +94,13 @@ class Activations:
         raise_problems(problems, len(self.images), "")
         return loaded
 
-    def check(self):
+    def check(self, keep):
         """Read all images once; raise for all that cannot be read.
 
-        What is read is kept where it is what training needs and there is room.
+        Parameters
+        ----------
+        keep : bool
+            Whether pixels are kept while there is room, where training needs them.
 
         Raises
         ------
@@ -108,13 +112,13 @@ class Activations:
         for row, result in enumerate(map_ordered(read, n, self.threads, 64)):
             if isinstance(result, DecodeError):
                 problems.append((row, str(result)))
-            elif self.network is None and result[2] is not None:
+            elif keep and self.network is None and result[2] is not None:
                 self._keep([(result[0], result[2])])
         raise_problems(problems, n, "")
 
     def known(self, rows, view):
         """Return what `load` would, if that needs no reading, else None."""
-        loaded = []
+        loaded, view = [], view if self.augment is not None else 0
         for row in rows:
             found = self._look_up(int(row), view)
             if found is None:

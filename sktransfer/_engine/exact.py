@@ -34,11 +34,14 @@ class LinearHead:
         classes, and for a single class, which is then always predicted.
     intercept : ndarray of shape (n_outputs,), float64
         Intercepts.
+    standardization : tuple of two ndarrays or None, default=None
+        Mean and scale of the features the head was trained on, if it goes on so.
     """
 
     classes: np.ndarray
     coef: np.ndarray
     intercept: np.ndarray
+    standardization: tuple | None = None
 
     def with_classes(self, classes):
         """Return the head with classes that had no row: they are never predicted.

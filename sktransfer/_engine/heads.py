@@ -131,13 +131,17 @@ def load_solution(linear, heads):
 
     Parameters
     ----------
-    linear : torch.nn.Linear
+    linear : torch.nn.Linear or Standardized
         The layer: a row a class of the one head, or a row a head of several labels.
     heads : list of LinearHead
         The solved head of one target, or those of all labels of a multilabel target.
     """
     coef = np.concatenate([head.coef for head in heads])
     intercept = np.concatenate([head.intercept for head in heads])
+    if isinstance(linear, Standardized):
+        mean, scale = _float64(linear.mean), _float64(linear.scale)
+        intercept, coef = intercept + coef @ mean, coef * scale
+        linear = linear.head
     if len(heads) == 1 and linear.out_features == 2:
         # Both rows learn alike, and softmax of them is the sigmoid of their difference.
         coef = np.concatenate([-coef / 2, coef / 2])
@@ -164,28 +168,27 @@ def trained_linear_heads(linear, classes_of):
     list of LinearHead
         As many as `classes_of`.
     """
-    mean, scale = 0.0, 1.0
+    mean, scale, kept = 0.0, 1.0, None
     if isinstance(linear, Standardized):
-        mean, scale = _float64(linear.mean), _float64(linear.scale)
+        mean, scale = kept = _float64(linear.mean), _float64(linear.scale)
         linear = linear.head
     weight = _float64(linear.weight) / scale
     bias = _float64(linear.bias) - (weight * mean).sum(axis=1)
     if len(classes_of) > 1:
         return [
-            LinearHead(classes, weight[i : i + 1], bias[i : i + 1])
+            LinearHead(classes, weight[i : i + 1], bias[i : i + 1], kept)
             for i, classes in enumerate(classes_of)
         ]
     if len(bias) == 2:
         weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
-    return [LinearHead(classes_of[0], weight, bias)]
+    return [LinearHead(classes_of[0], weight, bias, kept)]
 
 
-def _widest_dtype(module):
+def _widest_dtype(module, n_features):
     """Bring a head to float64, where rounding hides what depends on the batch."""
-    width = next((p.shape[-1] for p in module.parameters() if p.ndim > 1), 1)
     try:
-        module.double()(torch.zeros(2, width, dtype=torch.float64))
-    except (RuntimeError, TypeError):  # it makes float32 tensors of its own
+        module.double()(torch.zeros(2, n_features, dtype=torch.float64))
+    except Exception:  # it makes float32 tensors of its own
         module.float()
         return torch.float32
     return torch.float64
@@ -209,11 +212,13 @@ class ModuleHead:
     rows : int
         Rows of each forward pass, at least `MIN_ROWS`: a row's value must not depend on
         how many there are.
+    n_features : int
+        Width of the features.
     """
 
-    def __init__(self, module, classes, multilabel, rows):
+    def __init__(self, module, classes, multilabel, rows, n_features):
         self.module = module.eval().cpu().requires_grad_(False)
-        self._dtype = _widest_dtype(self.module)
+        self._dtype = _widest_dtype(self.module, n_features)
         self.classes = classes
         self.multilabel = multilabel
         self.rows = max(rows, MIN_ROWS)

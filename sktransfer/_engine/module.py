@@ -47,6 +47,10 @@ class TransferModule(nn.Module):
         self.learns = frozenset(segment.name for segment in segments)
         self._trainable, self._batch_norm = frozenset(), "affine"
 
+    def set_heads(self, heads):
+        """Put other heads on the features."""
+        self.heads = nn.ModuleList(heads)
+
     def begin(self, phase):
         """Freeze and unfreeze as a phase says, and cut where it says.
 

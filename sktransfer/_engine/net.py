@@ -5,6 +5,7 @@ here: weighted losses of several heads, penalties, batches that come from the st
 activations, private random numbers, and mixed precision on CUDA.
 """
 
+import dis
 import warnings
 from contextlib import contextmanager
 
@@ -114,10 +115,9 @@ class TransferNet(NeuralNet):
         """Yield names and parameters of what learns in this phase."""
         yield from self._learnable
 
-    def forget_optimizer(self):
-        """Drop what only training needs."""
-        self.optimizer_ = self.schedule_ = self.penalty_ = None
-        self._learnable = []
+    def forget_data(self):
+        """Let go of the images of a fit, and of the last batch; keep the optimizer."""
+        self.train_split = self._make_optimizer = None
         self.module_.keeps_outputs, self.module_.stage_outputs = False, []
         self.module_.zero_grad(set_to_none=True)
 
@@ -248,14 +248,15 @@ class _Iterator:
 
 
 def _is_signal(interrupt):
-    """Tell a key press from a callback's ``raise KeyboardInterrupt``."""
-    import linecache
+    """Tell a key press from a callback's ``raise KeyboardInterrupt``.
 
+    The last instruction is that of raising only if the program itself raised.
+    """
     trace = interrupt.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
-    line = linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
-    return "raise" not in line
+    code = trace.tb_frame.f_code.co_code
+    return code[trace.tb_lasti] != dis.opmap["RAISE_VARARGS"]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -135,13 +136,18 @@ class Training:
     def _split(self, dataset, y=None):  # noqa: ARG002 (skorch's signature)
         return dataset, self._valid
 
-    def run(self, phases):
+    def run(self, phases, state=None, *, goes_on=False):
         """Go through all phases.
 
         Parameters
         ----------
         phases : list of Phase
             With their numbers of epochs.
+        state : dict or None, default=None
+            State of an interrupted fit; None looks for one in the checkpoint.
+        goes_on : bool, default=False
+            Whether the module was trained before; then its start is a candidate for
+            the best weights.
 
         Returns
         -------
@@ -150,7 +156,9 @@ class Training:
         """
         learns = {p.stage for phase in phases for p in phase.stages if p.lr_factor}
         self.module.learns = frozenset(learns)
-        state = self.checkpoint.load() if self.checkpoint else None
+        self._check_that_all_learn(phases)
+        if state is None and self.checkpoint is not None:
+            state = self.checkpoint.load()
         first, done, begun = 0, 0, False
         if state is not None:
             first, done = state["phase"], state["epoch"]
@@ -162,23 +170,40 @@ class Training:
                 continue
             self._begin(number, phase, state)
             if not begun:
-                self.net.notify("on_train_begin", X=self._train, y=None)
+                with suppress(StopPhase):
+                    self.net.notify("on_train_begin", X=self._train, y=None)
                 if self.best is not None and state is None:
-                    self._judge_start(phases[:number])
+                    self._judge_start(phases[:number], goes_on)
                 begun = True
             self._train_phase(number, phase, done)
             self.tasks.end_phase()
             state, done = None, 0
-        self.net.notify("on_train_end", X=self._train, y=None)
+        with suppress(StopPhase):
+            self.net.notify("on_train_end", X=self._train, y=None)
         if self.best is not None:
             self.best.restore(self.net)
         if self.checkpoint is not None:
             self.checkpoint.remove()
         return self.net
 
-    def _judge_start(self, before):
-        if any(phase.solver == "exact" for phase in before):
-            self.best.try_probe(self.net, self._valid)
+    def _judge_start(self, before, goes_on):
+        probe = any(phase.solver == "exact" for phase in before)
+        if probe or goes_on:
+            self.best.try_start(self.net, self._valid, is_probe=probe)
+
+    def _check_that_all_learn(self, phases):
+        for phase in phases:
+            plans = [plan for plan in phase.stages if plan.trainable != "none"]
+            self.module.begin(phase)
+            segments = self.module.segments
+            if plans and not any(p.requires_grad for p in segments.parameters()):
+                kinds = sorted({plan.trainable for plan in plans})
+                raise ValueError(
+                    f"Parameter strategy: nothing of the network would learn in the "
+                    f"phase {phase.name!r}. Its stages have no parameters of the kind "
+                    f"{kinds} (batch_norm={phase.batch_norm!r}). Expected another "
+                    "`unfreeze` or `batch_norm`, or FeatureExtraction()."
+                )
 
     def _begin(self, number, phase, state):
         self._train = self.task.dataset(phase.cut, training=True)
@@ -207,9 +232,7 @@ class Training:
         recipe = self.recipe
 
         def make(parts):
-            decay = recipe.weight_decay
-            if self._replaces_decay:
-                decay = 0.0
+            decay = 0.0 if self._replaces_decay else recipe.weight_decay
             groups = parameter_groups(parts, recipe.lr, decay)
             optimizer = make_optimizer(
                 recipe.optimizer, groups, recipe.optimizer_params
@@ -241,7 +264,9 @@ class Training:
             seed = derived_seed(self.recipe.seed, _PENALTY_ORDER)
             order = np.random.default_rng(seed).permutation(len(self._train))
             order = order[:_PENALTY_ROWS]
-            some = batches(self._train, order, self.recipe.batch_size, 0)
+            source = self.task.activations(phase.cut, training=False)
+            plain = replace(self._train, source=source)
+            some = batches(plain, order, self.recipe.batch_size, 0)
             penalty.prepare(some, self._loss_of_outputs)
         return penalty
 
@@ -306,10 +331,14 @@ class Training:
             net.begin_phase(number, phase, self._optimizer_of(phase), penalty)
             net.phase_epoch_ = len(net.history)
         net.module_.begin(phase)
-        net.notify("on_train_begin", X=self._train, y=None)
-        with suppress(StopPhase):
-            net.fit_loop(self._train, epochs=1)
-        net.notify("on_train_end", X=self._train, y=None)
+        net.module_.keeps_outputs = net.penalty_ is not None
+        for step in (
+            partial(net.notify, "on_train_begin", X=self._train, y=None),
+            partial(net.fit_loop, self._train, epochs=1),
+            partial(net.notify, "on_train_end", X=self._train, y=None),
+        ):
+            with suppress(StopPhase):
+                step()
 
 
 def check_optimizer(optimizer, optimizer_params, lr, weight_decay, lr_schedule):
@@ -317,7 +346,9 @@ def check_optimizer(optimizer, optimizer_params, lr, weight_decay, lr_schedule):
     module = torch.nn.Module()
     module.weight = torch.nn.Parameter(torch.zeros(2, 2))
     groups = parameter_groups([("all", module, 1.0)], lr, weight_decay)
-    Schedule(make_optimizer(optimizer, groups, optimizer_params), lr_schedule, 1)
+    made = make_optimizer(optimizer, groups, optimizer_params)
+    if not callable(lr_schedule):  # a callable may count on the real groups
+        Schedule(made, lr_schedule, 1)
 
 
 def untrained_net(module, losses, batch_size, history=None):
@@ -340,7 +371,7 @@ def untrained_net(module, losses, batch_size, history=None):
         The net.
     """
     net = TransferNet(
-        module.eval(),
+        module.eval().requires_grad_(False),
         losses=losses,
         task_weights=[1.0] * len(losses),
         seed=0,

@@ -4,14 +4,22 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 
-_KEPT = ("best_score", "best_loss", "best_state", "probe_score", "n_without_gain")
+_KEPT = (
+    "best_score",
+    "best_loss",
+    "best_state",
+    "probe_score",
+    "gained_score",
+    "n_without_gain",
+)
 
 
 class BestWeights(Callback):
     """Score the validation part after each epoch; keep the best weights in memory.
 
-    A score counts as better if it is higher by more than `tol`; among equal scores the
-    lower loss decides which weights are kept, not when training stops.
+    The weights with the highest score are kept, among equal ones those with the lower
+    loss. When training stops is another question: when no score was higher than the
+    last one that counted by more than `tol`.
 
     Parameters
     ----------
@@ -20,7 +28,7 @@ class BestWeights(Callback):
     n_iter_no_change : int
         A phase ends when so many epochs brought no better score.
     tol : float
-        Smallest difference of scores that counts.
+        Difference of scores that does not count as a gain.
     """
 
     def __init__(self, score, n_iter_no_change, tol):
@@ -31,6 +39,7 @@ class BestWeights(Callback):
         self.best_loss = np.inf
         self.best_state = None
         self.probe_score = None
+        self.gained_score = -np.inf
         self.n_without_gain = 0
         self._seen = []
 
@@ -38,15 +47,21 @@ class BestWeights(Callback):
         """Give a new phase its own patience."""
         self.n_without_gain = 0
 
-    def try_probe(self, net, dataset):
-        """Make the untrained state a candidate, before the first step."""
+    def try_start(self, net, dataset, is_probe):
+        """Make the state before the first step a candidate."""
         total, n = 0.0, 0
         for batch in net.get_iterator(dataset, training=False):
             step = net.validation_step(batch)
             self.on_batch_end(net, batch=batch, training=False, **step)
             total += float(step["loss"]) * len(batch[0])
             n += len(batch[0])
-        self.probe_score = self._take(net, total / n)
+        self.gained_score = self._take(net, total / n)
+        if is_probe:
+            self.probe_score = self.gained_score
+
+    def on_epoch_begin(self, net, **kwargs):  # noqa: ARG002
+        """Forget outputs of an epoch that was cut short."""
+        self._seen = []
 
     def on_batch_end(self, net, batch=None, training=None, y_pred=None, **kwargs):  # noqa: ARG002
         """Keep the outputs of validation batches until the end of the epoch."""
@@ -57,12 +72,11 @@ class BestWeights(Callback):
 
     def on_epoch_end(self, net, **kwargs):  # noqa: ARG002
         """Score the epoch and keep its weights if they are the best so far."""
-        before = self.best_score
         score = self._take(net, net.history[-1, "valid_loss"])
         net.history.record("valid_score", score)
-        self.n_without_gain = (
-            0 if score > before + self.tol else self.n_without_gain + 1
-        )
+        self.n_without_gain += 1
+        if score > self.gained_score + self.tol:
+            self.gained_score, self.n_without_gain = score, 0
 
     @property
     def exhausted(self):
@@ -77,16 +91,15 @@ class BestWeights(Callback):
             [torch.cat(parts).numpy() for parts in zip(*targets, strict=True)],
             torch.cat(weights).numpy(),
         )
-        better = score > self.best_score + self.tol
-        alike = abs(score - self.best_score) <= self.tol and loss < self.best_loss
-        if better or alike:
+        if (score, -loss) > (self.best_score, -self.best_loss):
             self.best_state = net.module_.snapshot()
-            self.best_score, self.best_loss = max(score, self.best_score), loss
+            self.best_score, self.best_loss = score, loss
         return score
 
     def restore(self, net):
         """Put the best weights back into the net."""
-        net.module_.restore(self.best_state)
+        if self.best_state is not None:  # a callback may stop before the first score
+            net.module_.restore(self.best_state)
 
     def state_dict(self):
         """Return what a checkpoint must hold."""

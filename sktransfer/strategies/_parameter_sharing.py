@@ -22,7 +22,8 @@ class ParameterSharing(FineTuning):
         batch's features, which carry what does not transfer.
     strength : float or "auto", default="auto"
         Factor of the penalty; ``"auto"`` is 0.01 for ``"l2_sp"`` and ``"delta"`` and
-        0.001 for ``"bss"``.
+        0.001 for ``"bss"``. The first two take the place of the estimator's
+        `weight_decay`, and draw the head's weights toward 0 with a factor of 0.01.
     unfreeze : str, int or list of str, default="all"
         What learns, as in :class:`FineTuning`.
     backbone_lr_ratio : float, default=1.0

@@ -1,0 +1,124 @@
+"""What a fit leaves behind: nothing of its data, and never half of itself."""
+
+import gc
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+from _networks import classifier, images, three_convs
+from torch import nn
+
+from sktransfer import FeatureExtraction, FineTuning
+from sktransfer._engine.data import _Reader
+
+
+def logits(estimator, X):
+    return estimator.decision_function(X)
+
+
+class Branching(nn.Module):
+    """A network that cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = three_convs()
+
+    def forward(self, batch):
+        return self.layers(batch) if batch.sum() > -1e9 else batch
+
+
+class InterruptedLoss:
+    """Presses the keys once, in the second epoch of the first fit."""
+
+    n_calls = 0
+
+    def __call__(self, output, target):
+        type(self).n_calls += 1
+        if self.n_calls == 2:
+            raise KeyboardInterrupt
+        return nn.functional.cross_entropy(output, target, reduction="none")
+
+
+def test_fitted_estimator_does_not_hold_on_to_its_training_images():
+    X, y = images(24)
+    X = X.copy()
+    watched = weakref.ref(X)
+    estimator = classifier(FineTuning(1), cache=None).fit(X, y)
+    expected = estimator.net_  # built from what was fitted
+    del X
+    gc.collect()
+    assert watched() is None
+    assert expected is estimator.net_
+
+
+def test_images_are_read_once_whatever_the_number_of_epochs(monkeypatch):
+    X, y = images(24)
+    reads = []
+    read = _Reader.__call__
+    monkeypatch.setattr(
+        _Reader, "__call__", lambda self, i: (reads.append(i), read(self, i))[1]
+    )
+    classifier(FineTuning(1), max_epochs=5, cache=None).fit(X, y)
+    assert len(reads) == 24
+
+
+def test_failed_warm_start_leaves_the_earlier_fit_as_it_was():
+    X, y = images(24)
+    estimator = classifier(FineTuning(1), warm_start=True).fit(X, y)
+    before = logits(estimator, X)
+    with pytest.raises(ValueError, match="classes"):
+        estimator.fit(X, np.where(np.arange(24) == 3, 99, y))
+    np.testing.assert_array_equal(logits(estimator, X), before)
+
+
+def test_warm_start_refuses_another_structure():
+    X, y = images(24)
+    estimator = classifier(FineTuning(1), warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match="Parameter image_size: found 24 in a fit"):
+        estimator.set_params(image_size=24).fit(X, y)
+
+
+def test_warm_start_does_not_repeat_the_order_of_the_fit_before():
+    X, y = images(24)
+    estimator = classifier(FineTuning(1), warm_start=True, max_epochs=1)
+    seeds = []
+    for _ in range(2):
+        estimator.fit(X, y)
+        seeds.append(estimator._seed_of_this_fit())
+    assert seeds[0] != seeds[1]
+
+
+def test_net_of_an_exact_fit_is_that_of_the_last_fit():
+    X, y = images(24)
+    estimator = classifier(None, warm_start=True).fit(X, y)
+    first = estimator.net_
+    estimator.fit(X, np.roll(y, 1))
+    assert estimator.net_ is not first
+
+
+@pytest.mark.parametrize("params", [{"unfreeze": "norm", "batch_norm": "frozen"}])
+def test_strategy_under_which_nothing_would_learn_is_refused(params):
+    with pytest.raises(ValueError, match="nothing of the network would learn"):
+        classifier(FineTuning(**params)).fit(*images(24))
+
+
+def test_checkpoint_of_a_network_that_cannot_be_traced_is_taken_up(tmp_path):
+    X, y = images(24)
+    params = {"backbone": Branching, "checkpoint": tmp_path, "max_epochs": 3}
+    stopped = classifier(FineTuning(), loss=InterruptedLoss(), **params)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(X, y)
+    assert list(tmp_path.iterdir())
+    resumed = classifier(FineTuning(), loss=InterruptedLoss(), **params).fit(X, y)
+    assert resumed.n_iter_ == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_head_trained_on_standardized_features_goes_on_so_after_unpickling():
+    X, y = images(24)
+    estimator = classifier(FeatureExtraction("gradient")).fit(X, y)
+    other = pickle.loads(pickle.dumps(estimator))
+    for same in (estimator, other):
+        same.partial_fit(X, y)
+    np.testing.assert_array_equal(logits(other, X), logits(estimator, X))
