@@ -531,3 +531,14 @@ def test_prefix_is_shared_by_the_handles_of_a_network():
 def called_modules(prefix):
     calls = [n for n in prefix.graph.nodes if n.op == "call_module"]
     return [prefix.get_submodule(node.target) for node in calls]
+
+
+def test_network_keeps_a_few_fused_copies_only():
+    backbone = opened("mini")
+    cuts = [stage.name for stage in backbone.stages]
+    for cut in cuts:
+        backbone.prefix(cut, torch.device("cpu"))
+    assert len(cuts) > 4
+    assert len(backbone._loaded().fused) == 4
+    last = backbone.prefix(cuts[-2], torch.device("cpu"))
+    assert backbone.prefix(cuts[-2], torch.device("cpu")) is last

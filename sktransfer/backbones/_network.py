@@ -25,6 +25,10 @@ _shared = OrderedDict()
 lock = RLock()
 
 
+# Copies of a network for inference, of several cuts and devices.
+_MAX_FUSED = 4
+
+
 @dataclass(eq=False)
 class Network:
     """A loaded trunk and what is known of it."""
@@ -52,11 +56,15 @@ class Network:
         return self._fused((cut, device), device, lambda: part(self.trunk, cut))
 
     def _fused(self, key, device, make):
-        if key not in self.fused:
+        copy = self.fused.pop(key, None)
+        if copy is None:
             from sktransfer.backbones._graph import fused
 
-            self.fused[key] = fused(make()).to(device)
-        return self.fused[key]
+            copy = fused(make()).to(device)
+        self.fused[key] = copy  # the last used one is the last
+        while len(self.fused) > _MAX_FUSED:
+            del self.fused[next(iter(self.fused))]
+        return copy
 
 
 def is_module(origin):
