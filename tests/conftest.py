@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,14 @@ def pytest_collection_modifyitems(config, items):
     left_out = [item for item in items if item.get_closest_marker("all_backbones")]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture
+def keyboard():
+    """Interrupts arrive, as they do not where a shell started pytest in background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,6 @@ STRATEGIES = {
     "GradualUnfreezing": (GradualUnfreezing(), {"max_epochs": 3}),
     "ParameterSharing l2_sp": (ParameterSharing(), {"max_epochs": 2}),
     "ParameterSharing delta": (ParameterSharing("delta"), {"max_epochs": 2}),
-    "ParameterSharing bss": (ParameterSharing("bss"), {"max_epochs": 2}),
 }
 
 

@@ -254,6 +254,7 @@ def test_callback_that_raises_as_skorchs_do_asks_for_the_end_of_the_phase():
     assert len(net.history) == 1
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_key_press_inside_a_callback_is_not_taken_for_such_a_wish():
     net = make_net(callbacks=[KeyPress()])
     with pytest.raises(KeyboardInterrupt):

@@ -363,6 +363,7 @@ def interrupted(folder, **params):
     return estimator
 
 
+@pytest.mark.usefixtures("keyboard")
 @pytest.mark.parametrize(
     "params",
     [
