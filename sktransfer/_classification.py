@@ -80,15 +80,15 @@ class ClassEstimator(TrainedEstimator):
             self._seed_of_this_fit(),
         )
 
-    def _solved(self, fit, rows, C):
-        """Exact heads, one a column of y, on some of the rows."""
+    def _solved(self, fit, C):
+        """Exact heads, one a column of y, on the training rows."""
         from sktransfer._engine.exact import fit_linear_head
 
         features = self._compute_features(fit.images, layer=self._layer)
         weight, heads = fit.sample_weight, []
         for c, class_weight in enumerate(fit.class_weights):
             known, labels = fit.targets.column(c)
-            used = np.isin(known, rows)
+            used = np.isin(known, fit.train)
             known, labels = known[used], labels[used]
             of_rows = None if weight is None else weight[known]
             head = fit_linear_head(features[known], labels, C, of_rows, class_weight)

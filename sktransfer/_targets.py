@@ -152,9 +152,7 @@ def read_targets(y, sample_weight=None, all_classes=None):
     ValueError
         If y holds what is no label, or a single class.
     """
-    values = check_array(
-        y, dtype=None, ensure_2d=False, ensure_all_finite=False, input_name="y"
-    )
+    values = _labels_of(y)
     if values.ndim == 2 and values.shape[1] == 1:
         values = column_or_1d(values, warn=True)
     if all_classes is not None:
@@ -187,9 +185,7 @@ def encode_known(y, targets):
     ValueError
         If y has another number of columns or a class that is not known.
     """
-    values = check_array(
-        y, dtype=None, ensure_2d=False, ensure_all_finite=False, input_name="y"
-    )
+    values = _labels_of(y)
     values = values[:, np.newaxis] if values.ndim == 1 else values
     if values.shape[1] != len(targets.classes):
         raise ValueError(
@@ -211,6 +207,13 @@ def encode_known(y, targets):
             )
         codes[rows, c] = np.searchsorted(classes, values[rows, c].astype(classes.dtype))
     return Targets(targets.kind, targets.classes, codes)
+
+
+def _labels_of(y):
+    """Array of y, whose labels may be missing."""
+    return check_array(
+        y, dtype=None, ensure_2d=False, ensure_all_finite=False, input_name="y"
+    )
 
 
 def _announced(values, all_classes):

@@ -21,8 +21,6 @@ from sktransfer.strategies._phases import with_epochs
 from sktransfer.strategies._shorthand import NAMES, resolve_strategy
 
 _HEADS, _SPLIT = 0, 3
-# These penalties pull toward the base network, and decay would pull toward 0.
-_REPLACE_DECAY = ("l2_sp", "delta")
 
 
 class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
@@ -112,10 +110,10 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
             self._train(fit, phases, start)
             return
         self._forget_training()
-        tasks = FitTasks(self, phases, fit.data, lambda: self._fitted_attributes())
+        tasks = FitTasks(self, phases, fit.data, self._fitted_attributes)
         for phase in phases:
             tasks.begin_phase(phase)
-            solved = self._solved(fit, fit.train, phase.C)
+            solved = self._solved(fit, phase.C)
             self._set_heads(solved, fit.targets)
             tasks.end_phase()
         tasks.end()
@@ -227,13 +225,15 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
     def _check_training(self, targets):
         """Fix the rates; raise for what would fail only after the first pass."""
         from sktransfer._engine.optimizers import default_lr, default_weight_decay
+        from sktransfer._engine.penalties import make_penalty
         from sktransfer._engine.training import check_optimizer
 
         lr, decay = self.lr, self.weight_decay
         self.lr_ = default_lr(self.optimizer) if lr == "auto" else float(lr)
         if decay == "auto":
             decay = default_weight_decay(self.optimizer)
-        if getattr(self._strategy(), "penalty", None) in _REPLACE_DECAY:
+        penalty = getattr(self._strategy(), "penalty", None)
+        if penalty is not None and make_penalty(penalty).replaces_weight_decay:
             decay = 0.0
         self.weight_decay_ = float(decay)
         check_optimizer(
@@ -308,7 +308,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
         """Put the exact solution on the training rows into a module's heads."""
         from sktransfer._engine.heads import load_solution
 
-        solved = self._solved(fit, fit.train, C)
+        solved = self._solved(fit, C)
         columns_of_heads = fit.targets.columns_of_heads
         for head, columns in zip(module.heads, columns_of_heads, strict=True):
             load_solution(head, [solved[c] for c in columns])

@@ -7,11 +7,17 @@ rest is computed anew when its turn comes. Batches are loaded one ahead of train
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 
-from sktransfer._engine.prefix import normalized_batch, raise_problems
+from sktransfer._engine.prefix import (
+    LoadedRow,
+    load_row,
+    normalized_batch,
+    raise_problems,
+)
 from sktransfer._images.decode import DecodeError
 from sktransfer._images.loading import map_ordered
 from sktransfer._randomness import derived_seed
@@ -75,7 +81,7 @@ class Activations:
 
         Returns
         -------
-        list of (key, ndarray or None, ndarray or None)
+        list of LoadedRow
             For each row its key, its activation if that is known, else its pixels.
         """
         view = view if self.augment is not None else 0
@@ -112,8 +118,8 @@ class Activations:
         for row, result in enumerate(map_ordered(read, n, self.threads, 64)):
             if isinstance(result, DecodeError):
                 problems.append((row, str(result)))
-            elif keep and self.network is None and result[2] is not None:
-                self._keep([(result[0], result[2])])
+            elif keep and self.network is None and result.pixels is not None:
+                self._keep([(result.key, result.pixels)])
         raise_problems(problems, n, "")
 
     def known(self, rows, view):
@@ -129,7 +135,7 @@ class Activations:
     def _look_up(self, row, view):
         key = self._keys.get((row, view))
         known = self.get(key) if key is not None else None
-        return None if known is None else (key, known, None)
+        return None if known is None else LoadedRow(key, known)
 
     def finish(self, loaded):
         """Bring loaded rows to the device, through the network where they are new.
@@ -188,23 +194,19 @@ class _Reader:
 
     def __call__(self, i):
         source, row = self.source, int(self.rows[i])
-        try:
-            item = source.images[row]
-            encoded, content = item.load()
-            key = None
-            if source.key_of is not None:
-                key = source.key_of(content, self.view)
-                source._keys[row, self.view] = key
-                known = source.get(key)
-                if known is not None:
-                    return key, known, None
-            size = round(source.preprocessing.decode_size * source.decode_factor)
-            image = item.decode(encoded, size)
-            if source.augment is None:
-                return key, None, source.preprocessing.pixels(image)
-            return key, None, source.augment(image, content, self.view)
-        except DecodeError as error:
-            return error
+        key_of = source.key_of and partial(source.key_of, view=self.view)
+        result = load_row(source.images, row, key_of, source.get, self._pixels_of)
+        if isinstance(result, LoadedRow):
+            source._keys[row, self.view] = result.key
+        return result
+
+    def _pixels_of(self, item, encoded, content):
+        source = self.source
+        size = round(source.preprocessing.decode_size * source.decode_factor)
+        image = item.decode(encoded, size)
+        if source.augment is None:
+            return source.preprocessing.pixels(image)
+        return source.augment(image, content, self.view)
 
 
 @dataclass

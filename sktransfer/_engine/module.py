@@ -3,12 +3,7 @@
 import torch
 from torch import nn
 
-_NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-)
+from sktransfer._engine.optimizers import NORMS
 
 
 def _batch_norms(module):
@@ -144,7 +139,7 @@ def _unfreeze(segment, trainable, batch_norm):
     elif trainable == "norm":
         for layer in segment.modules():
             # torchvision's LayerNorm2d and users' own RMS norms go by their names.
-            if isinstance(layer, _NORMS) or type(layer).__name__.endswith("Norm"):
+            if isinstance(layer, NORMS) or type(layer).__name__.endswith("Norm"):
                 layer.requires_grad_(True)
     elif trainable == "bias":
         for name, parameter in segment.named_parameters():

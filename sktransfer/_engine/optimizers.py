@@ -18,7 +18,7 @@ _LR = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 1e-2}
 _WEIGHT_DECAY = {"adam": 0.0, "adamw": 1e-3, "rmsprop": 0.0, "sgd": 5e-4}
 # These have parameters of their own, and differ between groups.
 _SET_ELSEWHERE = ("lr", "weight_decay")
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def make_optimizer(optimizer, groups, optimizer_params=None):
@@ -153,7 +153,7 @@ def trainable_parameters(module):
 
 
 def _is_weight(owner, name, parameter):
-    if isinstance(owner, _NORMS) or "bias" in name or parameter.ndim < 2:
+    if isinstance(owner, NORMS) or "bias" in name or parameter.ndim < 2:
         return False
     # The weight of a linear layer with one output is a matrix all the same.
     return name.endswith("weight") or sum(n > 1 for n in parameter.shape) > 1

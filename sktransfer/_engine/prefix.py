@@ -12,6 +12,7 @@ squeeze-and-excitation, it is filled up to `batch_size`.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -77,7 +78,10 @@ class PrefixJob:
         """
         output = np.full((len(images), *self.shape), np.nan, dtype=np.float32)
         batch = _Batch()
-        read = _Reader(self, images)
+
+        def read(row):
+            return load_row(images, row, self.key_of, self.get, self._pixels_of)
+
         done = 0
         try:
             for row, result in enumerate(
@@ -98,6 +102,10 @@ class PrefixJob:
             )
             raise
         return output
+
+    def _pixels_of(self, item, source, content):  # noqa: ARG002 (of no augmentation)
+        image = item.decode(source, self.preprocessing.decode_size)
+        return self.preprocessing.pixels(image)
 
     def _sort_in(self, row, result, batch, output):
         """Put one row's result where it belongs: output, batch or problems."""
@@ -154,34 +162,45 @@ def normalized_batch(pixels, preprocessing, device):
     return ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-@dataclass
-class _Row:
+class LoadedRow(NamedTuple):
+    """What reading one row gave: its key, and its activation or else its pixels."""
+
     key: bytes | None = None
     activation: np.ndarray | None = None
     pixels: np.ndarray | None = None
 
 
-class _Reader:
-    """What a thread does for one row."""
+def load_row(images, row, key_of, get, pixels_of):
+    """Look one row up, or decode it; what threads do.
 
-    def __init__(self, job, images):
-        self.job, self.images = job, images
+    Parameters
+    ----------
+    images : ImageSequence
+        The images.
+    row : int
+        Which of them.
+    key_of, get : callable or None
+        ``get(key_of(content))`` is what the store knows, or None; None: no store.
+    pixels_of : callable
+        ``pixels_of(item, source, content)`` decodes and resizes.
 
-    def __call__(self, row):
-        job = self.job
-        try:
-            item = self.images[row]
-            source, content = item.load()
-            key = None
-            if job.key_of is not None:
-                key = job.key_of(content)
-                activation = job.get(key)
-                if activation is not None:
-                    return _Row(key, activation)
-            image = item.decode(source, job.preprocessing.decode_size)
-            return _Row(key, pixels=job.preprocessing.pixels(image))
-        except DecodeError as error:
-            return error
+    Returns
+    -------
+    LoadedRow or DecodeError
+        An error is returned, not raised, so that all can be reported together.
+    """
+    try:
+        item = images[row]
+        source, content = item.load()
+        key = None
+        if key_of is not None:
+            key = key_of(content)
+            known = get(key)
+            if known is not None:
+                return LoadedRow(key, known)
+        return LoadedRow(key, pixels=pixels_of(item, source, content))
+    except DecodeError as error:
+        return error
 
 
 class _Batch:

@@ -215,7 +215,7 @@ class Training:
         if state is not None:
             self.module.restore(state["module"])
         penalty = self._penalty(phase, state)
-        self.net.begin_phase(number, phase, self._optimizer_of(phase), penalty)
+        self.net.begin_phase(number, phase, self._optimizer_of(phase, penalty), penalty)
         if state is not None:
             self._restore(state)
 
@@ -228,11 +228,12 @@ class Training:
         if self.best is not None:
             self.best.load_state_dict(state["best"])
 
-    def _optimizer_of(self, phase):
+    def _optimizer_of(self, phase, penalty):
         recipe = self.recipe
+        replaces_decay = penalty is not None and penalty.replaces_weight_decay
 
         def make(parts):
-            decay = 0.0 if self._replaces_decay else recipe.weight_decay
+            decay = 0.0 if replaces_decay else recipe.weight_decay
             groups = parameter_groups(parts, recipe.lr, decay)
             optimizer = make_optimizer(
                 recipe.optimizer, groups, recipe.optimizer_params
@@ -244,13 +245,11 @@ class Training:
         return make
 
     def _penalty(self, phase, state):
-        self._replaces_decay = False
         if phase.penalty is None:
             return None
         self.module.begin(phase)
         first = self.module.first
         penalty = make_penalty(phase.penalty, phase.strength)
-        self._replaces_decay = penalty.replaces_weight_decay
         base = None
         if penalty.needs_base:
             device = self.recipe.device
@@ -328,7 +327,8 @@ class Training:
             # Without warm-up: a schedule sets the rates as soon as it is made.
             self.recipe = replace(self.recipe, lr_schedule="constant")
             penalty = self._penalty(phase, None)
-            net.begin_phase(number, phase, self._optimizer_of(phase), penalty)
+            make = self._optimizer_of(phase, penalty)
+            net.begin_phase(number, phase, make, penalty)
             net.phase_epoch_ = len(net.history)
         net.module_.begin(phase)
         net.module_.keeps_outputs = net.penalty_ is not None

@@ -20,13 +20,11 @@ from sktransfer.exceptions import WeightsMismatchError
 
 POOLED, HIDDEN = "pooled", "hidden"
 _MAX_SHARED = 4
+# Copies of a network for inference, of several cuts and devices.
+_MAX_FUSED = 4
 _shared = OrderedDict()
 # Taken before the lock of `seeded_globals`, never after it.
 lock = RLock()
-
-
-# Copies of a network for inference, of several cuts and devices.
-_MAX_FUSED = 4
 
 
 @dataclass(eq=False)
@@ -56,15 +54,15 @@ class Network:
         return self._fused((cut, device), device, lambda: part(self.trunk, cut))
 
     def _fused(self, key, device, make):
-        copy = self.fused.pop(key, None)
-        if copy is None:
+        network = self.fused.pop(key, None)
+        if network is None:
             from sktransfer.backbones._graph import fused
 
-            copy = fused(make()).to(device)
-        self.fused[key] = copy  # the last used one is the last
+            network = fused(make()).to(device)
+        self.fused[key] = network  # the last used one is the last
         while len(self.fused) > _MAX_FUSED:
             del self.fused[next(iter(self.fused))]
-        return copy
+        return network
 
 
 def is_module(origin):
@@ -149,7 +147,7 @@ def build_network(origin, source, seed, image_size, last, stored=None):
 
 def _cut(spec, module, image_size, last):
     from sktransfer.backbones import _graph
-    from sktransfer.backbones._stages import StagePlan, skeleton
+    from sktransfer.backbones._stages import StageChain, skeleton
 
     module = module.float().cpu()
     if last == HIDDEN:
@@ -157,7 +155,7 @@ def _cut(spec, module, image_size, last):
     else:
         trunk = _graph.cut_pooled(module, image_size)
     bare = skeleton(module) if hasattr(trunk, "graph") else None
-    return trunk, StagePlan(trunk, bare, image_size, last)
+    return trunk, StageChain(trunk, bare, image_size, last)
 
 
 def _check_hidden(trunk, state, source, spec):

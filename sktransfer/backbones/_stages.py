@@ -127,7 +127,7 @@ def skeleton(module):
     return bare
 
 
-class StagePlan:
+class StageChain:
     """Where a trunk is cut: what networks of one structure have in common.
 
     Parameters

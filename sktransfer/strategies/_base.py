@@ -38,7 +38,16 @@ class Strategy(BaseEstimator):
         -------
         list of Phase
             In the order in which they run.
+
+        Raises
+        ------
+        ValueError
+            If a parameter fits no stage, or the exact solver is asked for where it
+            cannot be.
         """
+        return self._phases(stages, head, in_the_way)
+
+    def _phases(self, stages, head, in_the_way):
         raise NotImplementedError
 
     def plan(self, backbone="mini", *, lr=1e-3, max_epochs=20):

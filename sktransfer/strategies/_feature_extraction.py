@@ -58,28 +58,7 @@ class FeatureExtraction(Strategy):
         self.layer = layer
         self.pooling = pooling
 
-    def phases(self, stages, *, head="linear", in_the_way=()):  # noqa: ARG002
-        """Turn the strategy into its one phase.
-
-        Parameters
-        ----------
-        stages : sequence of Stage
-            The backbone's stages.
-        head : object, default="linear"
-            The estimator's head.
-        in_the_way : sequence of str, default=()
-            Descriptions of the estimator's parameters that forbid the exact solver.
-
-        Returns
-        -------
-        list of Phase
-            One phase, in which only the head is fitted.
-
-        Raises
-        ------
-        ValueError
-            If ``solver="exact"`` cannot be, or there is no such layer.
-        """
+    def _phases(self, stages, head, in_the_way):  # noqa: ARG002
         if self.solver == "exact" and in_the_way:
             raise ValueError(
                 f"Parameter strategy: solver='exact' cannot be used with "

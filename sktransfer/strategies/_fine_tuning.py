@@ -83,28 +83,7 @@ class FineTuning(Strategy):
         self.freeze_epochs = freeze_epochs
         self.batch_norm = batch_norm
 
-    def phases(self, stages, *, head="linear", in_the_way=()):  # noqa: ARG002
-        """Turn the strategy into phases: the head's start, then fine-tuning.
-
-        Parameters
-        ----------
-        stages : sequence of Stage
-            The backbone's stages.
-        head : object, default="linear"
-            The estimator's head.
-        in_the_way : sequence of str, default=()
-            Without effect: the start of the head may be solved in any case.
-
-        Returns
-        -------
-        list of Phase
-            In the order in which they run.
-
-        Raises
-        ------
-        ValueError
-            If `unfreeze` fits no stage.
-        """
+    def _phases(self, stages, head, in_the_way):  # noqa: ARG002
         names, kind = chosen_stages(self.unfreeze, stages)
         ratio, decay = self.backbone_lr_ratio, self.lr_decay
         return [

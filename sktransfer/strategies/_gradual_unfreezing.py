@@ -85,28 +85,7 @@ class GradualUnfreezing(Strategy):
         self.backbone_lr_ratio = backbone_lr_ratio
         self.batch_norm = batch_norm
 
-    def phases(self, stages, *, head="linear", in_the_way=()):  # noqa: ARG002
-        """Turn the strategy into phases, one for each stage that is unfrozen.
-
-        Parameters
-        ----------
-        stages : sequence of Stage
-            The backbone's stages.
-        head : object, default="linear"
-            The estimator's head.
-        in_the_way : sequence of str, default=()
-            Without effect: the start of the head may be solved in any case.
-
-        Returns
-        -------
-        list of Phase
-            In the order in which they run.
-
-        Raises
-        ------
-        ValueError
-            If `start` or `stop` fits no stage, or `stop` lies above `start`.
-        """
+    def _phases(self, stages, head, in_the_way):  # noqa: ARG002
         counted = counted_stages(stages)
         first, last = (
             len(self._checked(getattr(self, name), stages, name).intersection(counted))

@@ -34,7 +34,7 @@ def chosen_stages(unfreeze, stages, parameter="unfreeze"):
     ValueError
         If a name or number fits no stage; the message lists the stages there are.
     """
-    owning = [stage.name for stage in stages if stage.n_parameters > 0]
+    owning = _owning(stages)
     if isinstance(unfreeze, str):
         if unfreeze == "all" or unfreeze in _KINDS:
             return set(owning), "all" if unfreeze == "all" else unfreeze
@@ -67,7 +67,7 @@ def counted_stages(stages):
     The norm that some networks have behind the average (ConvNeXt, transformers) makes
     no stage: it learns with what is below it.
     """
-    owning = [stage.name for stage in stages if stage.n_parameters > 0]
+    owning = _owning(stages)
     return owning[:-1] if len(owning) > 1 and owning[-1] == POOLED else owning
 
 
@@ -75,7 +75,7 @@ def topmost(stages, n):
     """Names of the n topmost stages with parameters, and of the norm above them."""
     counted = counted_stages(stages)
     first = counted[len(counted) - n]
-    owning = [stage.name for stage in stages if stage.n_parameters > 0]
+    owning = _owning(stages)
     return owning[owning.index(first) :]
 
 
@@ -96,6 +96,11 @@ def stages_up_to(layer, stages):
     """Return the stages up to the one whose output the head sees."""
     names = [stage.name for stage in stages]
     return stages[: names.index(_checked(layer, stages, "layer")) + 1]
+
+
+def _owning(stages):
+    """Names of the stages that have parameters."""
+    return [stage.name for stage in stages if stage.n_parameters > 0]
 
 
 def _names(unfreeze, parameter):
