@@ -5,13 +5,18 @@ scratch, the frozen network, fine-tuning from each stage on, gradual unfreezing,
 penalties toward the base network; mean and standard deviation over seeds, which draw
 the 15 % and all that is random in training.
 
+Each fit is added to the file of ``--results`` as it ends; what stands there already is
+not measured again, so a run that was stopped goes on.
+
 ``--question rates`` tries learning rates of head and backbone and crops of the training
 images with `FineTuning` instead; the defaults were chosen from it.
 """
 
 import argparse
+import json
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from _sets import DATA, SETS, take
@@ -86,22 +91,39 @@ def rates(args):
     return rows
 
 
-def measure(model, data, few, seeds):
-    """Accuracies and the median seconds of fits with several seeds."""
-    scores, seconds = [], []
-    for seed in seeds:
-        rows = np.arange(len(data.y_train))
-        if few:
-            rows, _ = train_test_split(
-                rows, train_size=FEW, stratify=data.y_train, random_state=seed
-            )
-        model.set_params(random_state=seed)
-        SHARED.clear()  # or the first row of the table would pay for all others
-        start = time.perf_counter()
-        model.fit(take(data.X_train, rows), data.y_train[rows])
-        seconds.append(time.perf_counter() - start)
-        scores.append(model.score(data.X_test, data.y_test))
-    return scores, float(np.median(seconds))
+class Results:
+    """Measured fits, one line of JSON each in a file; None keeps them in memory."""
+
+    def __init__(self, path):
+        self.path, self.known = path, {}
+        if path is not None and path.exists():
+            for line in path.read_text().splitlines():
+                *key, score, seconds = json.loads(line)
+                self.known[tuple(key)] = score, seconds
+
+    def get(self, key, measure):
+        """Return what is known of a fit; measure it if nothing is."""
+        if key not in self.known:
+            self.known[key] = measure()
+            if self.path is not None:
+                with self.path.open("a") as file:
+                    file.write(json.dumps([*key, *self.known[key]]) + "\n")
+        return self.known[key]
+
+
+def measure(model, data, few, seed):
+    """Accuracy on the test set, and seconds of the fit."""
+    rows = np.arange(len(data.y_train))
+    if few:
+        rows, _ = train_test_split(
+            rows, train_size=FEW, stratify=data.y_train, random_state=seed
+        )
+    model.set_params(random_state=seed)
+    SHARED.clear()  # or the first row of the table would pay for all others
+    start = time.perf_counter()
+    model.fit(take(data.X_train, rows), data.y_train[rows])
+    seconds = time.perf_counter() - start
+    return float(model.score(data.X_test, data.y_test)), seconds
 
 
 def main(args):
@@ -110,18 +132,24 @@ def main(args):
         rows = {k: v for k, v in rows.items() if any(part in k for part in args.only)}
     parts = [(name, few) for name in args.sets for few in args.parts]
     loaded = {name: SETS[name]() for name in args.sets}
-    table = []
-    for label, model in rows.items():
-        cells = []
-        for name, part in parts:
-            scores, seconds = measure(
-                model, loaded[name], part == "few", range(args.seeds)
-            )
-            cell = f"{np.mean(scores):.3f} ± {np.std(scores):.3f}, {seconds:.0f} s"
+    results, cells = Results(args.results), {}
+    setting = f"{args.backbone} {args.size} {args.epochs} {args.augmentation}"
+    for name, part in parts:
+        for label, model in rows.items():
+            fits = [
+                results.get(
+                    (setting, name, part, label, seed),
+                    partial(measure, model, loaded[name], part == "few", seed),
+                )
+                for seed in range(args.seeds)
+            ]
+            scores, seconds = zip(*fits, strict=True)
+            cell = f"{np.mean(scores):.3f} ± {np.std(scores):.3f}"
+            cell = f"{cell}, {np.median(seconds):.0f} s"
             print(f"{name} {part} | {label}: {cell}", flush=True)
-            cells.append(cell)
-        table.append([label, *cells])
+            cells[name, part, label] = cell
     header = [f"{name}, {'15 %' if part == 'few' else 'all'}" for name, part in parts]
+    table = [[label, *(cells[(*p, label)] for p in parts)] for label in rows]
     print_table(["strategy", *header], table)
 
 
@@ -141,6 +169,7 @@ def parse_args():
     parser.add_argument("--crops", type=float, nargs="+", default=[0.6])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--parts", nargs="+", default=["few", "all"])
+    parser.add_argument("--results", type=Path, help="file of measured fits")
     parser.add_argument(
         "--only", nargs="+", help="rows whose names contain one of these"
     )
