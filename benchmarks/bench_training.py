@@ -105,10 +105,10 @@ def with_fastai(args, X, y):
     class Clock(Callback):
         seconds = []
 
-        def before_epoch(self):
+        def before_train(self):
             self.start = time.perf_counter()
 
-        def after_epoch(self):
+        def after_train(self):
             self.seconds.append(time.perf_counter() - self.start)
 
     def optimizer(parameters, lr):
@@ -119,7 +119,7 @@ def with_fastai(args, X, y):
     learner = Learner(
         loaders, network, nn.CrossEntropyLoss(), optimizer, lr=1e-3, cbs=[clock]
     )
-    with learner.no_bar(), learner.no_logging():
+    with learner.no_logging():
         learner.fit(args.epochs)
     return clock.seconds
 
