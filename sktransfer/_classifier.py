@@ -131,7 +131,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
     backbone_ : Backbone
         The network, tuned if the strategy tunes it; ``backbone_.save(path)`` writes it
         to a file that the next task may take as `weights`.
-    head_ : LinearHead, ModuleHead or list of them
+    head_ : LinearHead, ClassModuleHead or list of them
         The fitted head on top of the features; one a target.
     net_ : skorch.NeuralNet
         Network and head together, for skorch's tools; maps normalized images to logits.
@@ -305,7 +305,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         self : TransferClassifier
             The classifier.
         """
-        return self._partial_fit(X, y, classes, sample_weight)
+        return self._partial_fit(X, y, sample_weight, classes)
 
     def predict(self, X):
         """Predict labels.

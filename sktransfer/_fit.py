@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sktransfer._targets import Targets
 from sktransfer.strategies._base import Strategy
 
 
@@ -18,12 +17,12 @@ class Fit:
         As the user gave them.
     images : ImageSequence
         The images of X.
-    targets : Targets
-        The encoded y.
+    targets : Targets or ContinuousTargets
+        What y means.
     sample_weight : ndarray of shape (n,) or None
-        Weights of the rows.
-    class_weights : list
-        One a column of y.
+        Weights of the rows, as the user gave them.
+    weights : ndarray of shape (n, n_heads)
+        Weights of the rows for gradients; 0 where there is nothing to learn.
     groups : array-like or None
         Which rows belong together.
     strategy : Strategy
@@ -35,15 +34,14 @@ class Fit:
     X: object
     y: object
     images: object
-    targets: Targets
+    targets: object
     sample_weight: np.ndarray | None
-    class_weights: list
+    weights: np.ndarray
     groups: object
     strategy: Strategy
     seed: int
 
     def __post_init__(self):
-        self.weights = self.targets.row_weights(self.sample_weight, self.class_weights)
         self.train = np.flatnonzero(self.weights.any(axis=1))
         self.valid = self.train[:0]
 

@@ -99,8 +99,7 @@ def identity_of(estimator, fit):
     backbone = estimator.backbone_
     hasher.update(f"{backbone.name} {backbone.digest};".encode())
     hasher.update(repr(backbone.preprocessing).encode())
-    hasher.update(fit.targets.codes.tobytes())
-    hasher.update(repr([c.tolist() for c in fit.targets.classes]).encode())
+    hasher.update(fit.targets.content())
     hasher.update(fit.weights.tobytes())
     if fit.groups is not None:
         hasher.update(repr(np.asarray(fit.groups).tolist()).encode())

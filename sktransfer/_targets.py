@@ -52,7 +52,21 @@ class Targets:
             return [self.codes.shape[1]]
         return [len(classes) for classes in self.classes]
 
-    def shows_all_classes(self):
+    @property
+    def strata(self):
+        """Classes of the rows by which to split them; None for several targets."""
+        return self.codes[:, 0] if self.kind == "single" else None
+
+    def content(self):
+        """Bytes that other targets do not have."""
+        classes = [of_column.tolist() for of_column in self.classes]
+        return self.codes.tobytes() + repr(classes).encode()
+
+    def without_rows(self):
+        """Return the same classes without a row, for a fit that goes on."""
+        return Targets(self.kind, self.classes, self.codes[:0])
+
+    def can_be_solved(self):
         """Whether each class has a row."""
         pairs = zip(self.codes.T, self.classes, strict=True)
         return all(len(set(c) - {MISSING}) == len(names) for c, names in pairs)
@@ -66,11 +80,6 @@ class Targets:
             values = np.stack(numbers, axis=1).astype(np.float32)
             return [np.where(self.known, values, np.float32("nan"))]
         return [np.where(c == MISSING, 0, c) for c in self.codes.T]
-
-    def column(self, c):
-        """Return the rows whose label in a column is known, and these labels."""
-        rows = np.flatnonzero(self.known[:, c])
-        return rows, self.classes[c][self.codes[rows, c]]
 
     def row_weights(self, sample_weight, class_weights):
         """Weights for gradients, (n, n_heads): 0 without label, 1 on average.
@@ -92,9 +101,8 @@ class Targets:
                 [self._class_weights(c, class_weights[c], base) for c in columns],
                 axis=0,
             )
-            mean = of_head[of_head > 0].mean() if (of_head > 0).any() else 1.0
-            weights.append(of_head / mean)
-        return np.stack(weights, axis=1).astype(np.float32)
+            weights.append(of_head)
+        return of_mean_one(np.stack(weights, axis=1))
 
     def _class_weights(self, c, class_weight, base):
         """Weights of the rows by their class in a column; 1 without a label."""
@@ -124,6 +132,13 @@ class Targets:
         right = np.stack([o.argmax(axis=1) == t for o, t in pairs], axis=1)
         right = (right | (weights == 0)).all(axis=1)
         return _average(right, weights.max(axis=1))
+
+
+def of_mean_one(weights):
+    """Scale the weights of each head so that those above 0 are 1 on average."""
+    n_rows = np.maximum((weights > 0).sum(axis=0), 1)
+    totals = weights.sum(axis=0)
+    return (weights / np.where(totals > 0, totals / n_rows, 1.0)).astype(np.float32)
 
 
 def _average(right, weights):

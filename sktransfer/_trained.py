@@ -258,20 +258,29 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
 
     def _start_module(self, fit, phases):
         """Build the module; a head that trains alone sees standardized features."""
-        from sktransfer._engine.exact import mean_and_scale
         from sktransfer._engine.heads import Standardized
 
         module = self._new_module(fit.targets, fit.seed)
         alone = all(plan.trainable == "none" for plan in phases[0].stages)
         if phases[0].solver == "exact" or not alone:
             return module
-        features = self._compute_features(fit.images, layer=self._layer)[fit.train]
+        features = self._features(fit.images)[fit.train]
         weight = fit.sample_weight
         weight = None if weight is None else weight[fit.train]
-        mean, scale = mean_and_scale(features, weight)
+        mean, scale = self._standardization(features, weight)
         heads = [Standardized(head, mean, scale) for head in module.heads]
         module.set_heads(heads)
         return module
+
+    def _features(self, images):
+        """Compute what heads see of images, (n, n_features)."""
+        return self._compute_features(images, layer=self._layer)
+
+    def _standardization(self, features, sample_weight):
+        """Mean and scale by which heads are solved, and trained alone."""
+        from sktransfer._engine.exact import mean_and_scale
+
+        return mean_and_scale(features, sample_weight)
 
     def _module(self, build_heads):
         from sktransfer._engine.module import TransferModule, segments_up_to
@@ -306,12 +315,14 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
 
     def _solve_into(self, module, fit, C):
         """Put the exact solution on the training rows into a module's heads."""
+        self._load(module, self._solved(fit, C), fit.targets)
+
+    def _load(self, module, heads, targets):
         from sktransfer._engine.heads import load_solution
 
-        solved = self._solved(fit, C)
-        columns_of_heads = fit.targets.columns_of_heads
-        for head, columns in zip(module.heads, columns_of_heads, strict=True):
-            load_solution(head, [solved[c] for c in columns])
+        pairs = zip(module.heads, targets.columns_of_heads, strict=True)
+        for layer, columns in pairs:
+            load_solution(layer, [heads[c] for c in columns])
 
     def _take_over(self, net, fit):
         """Turn what was trained into what `predict` uses."""

@@ -18,9 +18,9 @@ def validation_split(targets, rows, groups, fraction, seed):
 
     Parameters
     ----------
-    targets : Targets
-        Stratified by their classes, where there is one target and each class has two
-        rows.
+    targets : Targets or ContinuousTargets
+        Stratified by their classes, where there is one target of classes and each class
+        has two rows.
     rows : ndarray of int
         The rows there are.
     groups : array-like of shape (n,) or None
@@ -54,24 +54,22 @@ def validation_split(targets, rows, groups, fraction, seed):
 def _split(targets, rows, groups, fraction, seed, n_valid):
     state = np.random.RandomState(seed % 2**32)
     options = {"n_splits": 1, "test_size": fraction, "random_state": state}
-    codes = targets.codes[rows]
+    classes = None if targets.strata is None else targets.strata[rows]
     if groups is not None:
         splitter, of_rows = GroupShuffleSplit(**options), np.asarray(groups)[rows]
         if len(set(of_rows.tolist())) < 2:
             return rows, rows[:0]
         split = splitter.split(rows, groups=of_rows)
-    elif _can_stratify(targets, codes, n_valid):
-        split = StratifiedShuffleSplit(**options).split(rows, codes[:, 0])
+    elif classes is not None and _can_stratify(classes, n_valid):
+        split = StratifiedShuffleSplit(**options).split(rows, classes)
     else:
         split = ShuffleSplit(**options).split(rows)
     train, valid = next(split)
     return rows[np.sort(train)], rows[np.sort(valid)]
 
 
-def _can_stratify(targets, codes, n_valid):
-    if targets.kind != "single":
-        return False
-    counts = np.bincount(codes[:, 0])
+def _can_stratify(classes, n_valid):
+    counts = np.bincount(classes)
     counts = counts[counts > 0]
-    n_left = len(codes) - n_valid
+    n_left = len(classes) - n_valid
     return counts.min() >= 2 and len(counts) <= min(n_valid, n_left)

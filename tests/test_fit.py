@@ -8,9 +8,9 @@ from sktransfer._targets import read_targets
 from sktransfer.strategies import FineTuning
 
 
-def fit(y, sample_weight=None, class_weights=None):
+def fit(y, sample_weight=None):
     targets = read_targets(y)
-    weights = [None] * len(targets.classes) if class_weights is None else class_weights
+    weights = targets.row_weights(sample_weight, [None] * len(targets.classes))
     return Fit("X", y, None, targets, sample_weight, weights, None, FineTuning(), 0)
 
 

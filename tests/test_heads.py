@@ -11,7 +11,7 @@ from torch import nn
 from sktransfer import MLPHead
 from sktransfer._engine.exact import fit_linear_head
 from sktransfer._engine.heads import (
-    ModuleHead,
+    ClassModuleHead,
     build_head,
     load_solution,
     trained_linear_heads,
@@ -247,14 +247,14 @@ def module_head(classes, n_outputs=None, rows=16, multilabel=False, n_features=1
     n_outputs = len(classes) if n_outputs is None else n_outputs
     with seeded_globals(0):
         module = MLPHead((40,))(n_features, n_outputs)
-    return ModuleHead(module, np.array(classes), multilabel, rows, n_features)
+    return ClassModuleHead(module, np.array(classes), multilabel, rows, n_features)
 
 
 def test_module_head_runs_without_dropout_and_gradients(features):
     module = nn.Sequential(
         nn.BatchNorm1d(12), nn.Dropout(0.5), nn.Linear(12, 3)
     ).train()
-    head = ModuleHead(module, np.arange(3), False, 16, 12)
+    head = ClassModuleHead(module, np.arange(3), False, 16, 12)
     first = head.decision_function(features)
     np.testing.assert_array_equal(head.decision_function(features), first)
     assert head.module[0].num_batches_tracked == 0

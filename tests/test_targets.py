@@ -236,14 +236,6 @@ def test_columns_without_labels_are_refused(y, message):
         read_targets(y)
 
 
-def test_column_gives_the_rows_whose_label_is_known():
-    targets = read_targets([["a", None], ["b", "x"], [None, "y"]])
-    rows, labels = targets.column(0)
-    assert (rows.tolist(), labels.tolist()) == ([0, 1], ["a", "b"])
-    rows, labels = targets.column(1)
-    assert (rows.tolist(), labels.tolist()) == ([1, 2], ["x", "y"])
-
-
 @pytest.mark.parametrize(
     ("codes", "expected"),
     [
@@ -254,10 +246,10 @@ def test_column_gives_the_rows_whose_label_is_known():
         ([[0, 0], [MISSING, 1], [0, 2]], False),
     ],
 )
-def test_shows_all_classes_looks_at_each_column(codes, expected):
+def test_heads_can_be_solved_where_each_column_shows_all_classes(codes, expected):
     classes = [np.array([0, 1]), np.array(["x", "y", "z"])]
     targets = Targets("multioutput", classes, np.array(codes))
-    assert targets.shows_all_classes() is expected
+    assert targets.can_be_solved() is expected
 
 
 # Classes that are known already
@@ -329,7 +321,7 @@ def test_announced_classes_need_not_be_in_y():
     assert targets.kind == "single"
     assert classes_of(targets) == [["a", "b", "c"]]
     assert targets.codes.tolist() == [[1], [1]]
-    assert not targets.shows_all_classes()
+    assert not targets.can_be_solved()
 
 
 def test_announced_classes_of_several_targets():

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from torch import nn
 
-from sktransfer._engine.exact import LinearHead
+from sktransfer._engine.exact import LinearHead, RegressionHead
 from sktransfer._engine.prefix import MIN_ROWS
 
 
@@ -133,11 +133,11 @@ def load_solution(linear, heads):
     ----------
     linear : torch.nn.Linear or Standardized
         The layer: a row a class of the one head, or a row a head of several labels.
-    heads : list of LinearHead
+    heads : list of LinearHead or RegressionHead
         The solved head of one target, or those of all labels of a multilabel target.
     """
-    coef = np.concatenate([head.coef for head in heads])
-    intercept = np.concatenate([head.intercept for head in heads])
+    weights, biases = zip(*(head.layer_rows() for head in heads), strict=True)
+    coef, intercept = np.concatenate(weights), np.concatenate(biases)
     if isinstance(linear, Standardized):
         mean, scale = _float64(linear.mean), _float64(linear.scale)
         intercept, coef = intercept + coef @ mean, coef * scale
@@ -168,12 +168,7 @@ def trained_linear_heads(linear, classes_of):
     list of LinearHead
         As many as `classes_of`.
     """
-    mean, scale, kept = 0.0, 1.0, None
-    if isinstance(linear, Standardized):
-        mean, scale = kept = _float64(linear.mean), _float64(linear.scale)
-        linear = linear.head
-    weight = _float64(linear.weight) / scale
-    bias = _float64(linear.bias) - (weight * mean).sum(axis=1)
+    weight, bias, kept = _on_raw_features(linear)
     if len(classes_of) > 1:
         return [
             LinearHead(classes, weight[i : i + 1], bias[i : i + 1], kept)
@@ -182,6 +177,36 @@ def trained_linear_heads(linear, classes_of):
     if len(bias) == 2:
         weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
     return [LinearHead(classes_of[0], weight, bias, kept)]
+
+
+def trained_regression_head(linear, target_mean, target_scale):
+    """Return a trained linear layer as the head that `predict` uses.
+
+    Parameters
+    ----------
+    linear : torch.nn.Linear or Standardized
+        The layer, with one output: the standardized target.
+    target_mean, target_scale : float
+        What standardized it.
+
+    Returns
+    -------
+    RegressionHead
+        In the target's own units.
+    """
+    weight, bias, kept = _on_raw_features(linear)
+    coef, intercept = weight * target_scale, bias * target_scale + target_mean
+    return RegressionHead(coef, intercept, target_mean, target_scale, kept)
+
+
+def _on_raw_features(linear):
+    """Weights and biases for raw features, and the standardization of a layer."""
+    mean, scale, kept = 0.0, 1.0, None
+    if isinstance(linear, Standardized):
+        mean, scale = kept = _float64(linear.mean), _float64(linear.scale)
+        linear = linear.head
+    weight = _float64(linear.weight) / scale
+    return weight, _float64(linear.bias) - (weight * mean).sum(axis=1), kept
 
 
 def _widest_dtype(module, n_features):
@@ -199,7 +224,38 @@ def _float64(tensor):
 
 
 class ModuleHead:
-    """A head of any layers, for one target or for all labels of a multilabel one.
+    """A head of any layers.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps features to outputs; in eval mode on the CPU.
+    rows : int
+        Rows of each forward pass, at least `MIN_ROWS`: a row's value must not depend on
+        how many there are.
+    n_features : int
+        Width of the features.
+    """
+
+    def __init__(self, module, rows, n_features):
+        self.module = module.eval().cpu().requires_grad_(False)
+        self._dtype = _widest_dtype(self.module, n_features)
+        self.rows = max(rows, MIN_ROWS)
+
+    def _outputs(self, features):
+        outputs = []
+        with torch.inference_mode():
+            for start in range(0, len(features), self.rows):
+                batch = torch.from_numpy(features[start : start + self.rows])
+                batch = batch.to(self._dtype)
+                missing = self.rows - len(batch)
+                filled = torch.cat([batch, batch[-1:].expand(missing, -1)])
+                outputs.append(self.module(filled)[: len(batch)].double().numpy())
+        return np.concatenate(outputs)
+
+
+class ClassModuleHead(ModuleHead):
+    """A head of any layers, for the classes of one target or for all labels of many.
 
     Parameters
     ----------
@@ -209,48 +265,54 @@ class ModuleHead:
         Labels, sorted; the numbers of the columns for a multilabel target.
     multilabel : bool
         Whether each logit is a label of its own.
-    rows : int
-        Rows of each forward pass, at least `MIN_ROWS`: a row's value must not depend on
-        how many there are.
-    n_features : int
-        Width of the features.
+    rows, n_features : int
+        As in ModuleHead.
     """
 
     def __init__(self, module, classes, multilabel, rows, n_features):
-        self.module = module.eval().cpu().requires_grad_(False)
-        self._dtype = _widest_dtype(self.module, n_features)
+        super().__init__(module, rows, n_features)
         self.classes = classes
         self.multilabel = multilabel
-        self.rows = max(rows, MIN_ROWS)
-
-    def _logits(self, features):
-        logits = []
-        with torch.inference_mode():
-            for start in range(0, len(features), self.rows):
-                batch = torch.from_numpy(features[start : start + self.rows])
-                batch = batch.to(self._dtype)
-                missing = self.rows - len(batch)
-                filled = torch.cat([batch, batch[-1:].expand(missing, -1)])
-                logits.append(self.module(filled)[: len(batch)].double().numpy())
-        return np.concatenate(logits)
 
     def decision_function(self, features):
         """Logits: (n,) for up to two classes, else one a class or label."""
-        logits = self._logits(features)
+        logits = self._outputs(features)
         if self.multilabel or len(self.classes) > 2:
             return logits
         return logits[:, -1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
 
     def predict_proba(self, features):
         """Probabilities of the classes, or of each label, (n, n_classes)."""
-        logits = self._logits(features)
+        logits = self._outputs(features)
         if self.multilabel:
             return expit(logits)
         return softmax(logits, axis=1)
 
     def predict(self, features):
         """Labels, (n,), or a 0/1 matrix (n, n_labels)."""
-        logits = self._logits(features)
+        logits = self._outputs(features)
         if self.multilabel:
             return (logits > 0).astype(int)
         return self.classes[logits.argmax(axis=1)]
+
+
+class RegressionModuleHead(ModuleHead):
+    """A head of any layers, for a continuous target.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps features to the standardized target; in eval mode on the CPU.
+    target_mean, target_scale : float
+        What standardized it.
+    rows, n_features : int
+        As in ModuleHead.
+    """
+
+    def __init__(self, module, target_mean, target_scale, rows, n_features):
+        super().__init__(module, rows, n_features)
+        self.target_mean, self.target_scale = target_mean, target_scale
+
+    def predict(self, features):
+        """Values in the target's own units, (n,)."""
+        return self._outputs(features)[:, 0] * self.target_scale + self.target_mean

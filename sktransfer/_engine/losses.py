@@ -16,18 +16,22 @@ def resolve_loss(loss, target_kind, label_smoothing=0.0):
 
     Parameters
     ----------
-    loss : {"auto", "cross_entropy", "bce", "focal"} or callable
-        ``"auto"`` is cross entropy for one class a row and binary cross entropy for
-        several labels a row. ``"bce"`` of one class a row is one against the rest, the
-        mean over classes. ``"focal"`` [1]_ has gamma 2 and no class weights of its own;
-        it is on the softmax for one class a row, on the sigmoid for several labels. A
-        callable maps output and target to a tensor of shape (b,); of a torch loss, pass
-        an instance with ``reduction="none"``.
-    target_kind : {"multiclass", "multilabel"}
+    loss : str or callable
+        ``"auto"`` is cross entropy for one class a row, binary cross entropy for
+        several labels a row, and squared error for a continuous target. ``"bce"`` of
+        one class a row is one against the rest, the mean over classes. ``"focal"`` [1]_
+        has gamma 2 and no class weights of its own; it is on the softmax for one class
+        a row, on the sigmoid for several labels.
+        Continuous targets have ``"mse"``, ``"l1"`` and ``"huber"``, which is squared up
+        to an error of 1 and linear from there on. A callable maps output and target to
+        a tensor of shape (b,); of a torch loss, pass an instance with
+        ``reduction="none"``.
+    target_kind : {"multiclass", "multilabel", "continuous"}
         ``"multiclass"``: logits (b, k) and classes (b,) of dtype long.
         ``"multilabel"``: logits (b, k) and labels (b, k) between 0 and 1, where NaN is
         a label that is not known: it has no part in the row's mean, and a row without
         any label counts 0. (A callable gets the NaN as they are.)
+        ``"continuous"``: outputs (b, 1) and values (b,); a loss gets both as (b,).
     label_smoothing : float, default=0.0
         Share of the target that cross entropy spreads evenly over all classes.
 
@@ -47,15 +51,27 @@ def resolve_loss(loss, target_kind, label_smoothing=0.0):
     if isinstance(name, str):
         if name not in losses:
             raise ValueError(_unknown_loss(name, target_kind))
-        return _NamedLoss(losses[name], label_smoothing)
+        named = _NamedLoss(losses[name], label_smoothing)
+        return _OfOneOutput(named) if target_kind == "continuous" else named
     if isinstance(name, type) or not callable(name):
         found = f"the class {name.__name__}" if isinstance(name, type) else repr(name)
         raise ValueError(
             f"Parameter loss: found {found}. Expected {_names(target_kind)}, or a "
-            "callable f(output, target) such as "
-            "torch.nn.CrossEntropyLoss(reduction='none')."
+            f"callable f(output, target) such as {_EXAMPLES[target_kind]}"
+            "(reduction='none')."
         )
-    return _CallableLoss(name)
+    called = _CallableLoss(name)
+    return _OfOneOutput(called) if target_kind == "continuous" else called
+
+
+class _OfOneOutput:
+    """A loss of values, of which a head gives one a row."""
+
+    def __init__(self, loss):
+        self.loss = loss
+
+    def __call__(self, output, target):
+        return self.loss(output[:, 0], target)
 
 
 class _NamedLoss:
@@ -134,6 +150,18 @@ def _mean_over_known(values, known):
     return torch.where(known, values, 0).sum(1) / known.sum(1).clamp(min=1)
 
 
+def _squared(output, target):
+    return F.mse_loss(output, target, reduction="none")
+
+
+def _absolute(output, target):
+    return F.l1_loss(output, target, reduction="none")
+
+
+def _huber(output, target):
+    return F.huber_loss(output, target, reduction="none")
+
+
 _LOSSES = {
     "multiclass": {
         "cross_entropy": _cross_entropy,
@@ -141,8 +169,19 @@ _LOSSES = {
         "focal": _focal_of_classes,
     },
     "multilabel": {"bce": _bce_of_labels, "focal": _focal_of_labels},
+    "continuous": {"mse": _squared, "l1": _absolute, "huber": _huber},
 }
-_AUTO = {"multiclass": "cross_entropy", "multilabel": "bce"}
+_AUTO = {"multiclass": "cross_entropy", "multilabel": "bce", "continuous": "mse"}
+_OF_KIND = {
+    "multiclass": " for classes",
+    "multilabel": " for several labels a row",
+    "continuous": " for a continuous target",
+}
+_EXAMPLES = {
+    "multiclass": "torch.nn.CrossEntropyLoss",
+    "multilabel": "torch.nn.MultiLabelSoftMarginLoss",
+    "continuous": "torch.nn.SmoothL1Loss",
+}
 
 
 def _names(target_kind):
@@ -150,7 +189,8 @@ def _names(target_kind):
 
 
 def _unknown_loss(name, target_kind):
-    why = " for several labels a row" if name in _LOSSES["multiclass"] else ""
+    elsewhere = any(name in losses for losses in _LOSSES.values())
+    why = _OF_KIND[target_kind] if elsewhere else ""
     return (
         f"Parameter loss: found {name!r}{why}. Expected {_names(target_kind)}, or a "
         "callable f(output, target) that returns one value a row."
