@@ -15,7 +15,11 @@ API_REFERENCE = {
     "sktransfer": [
         {
             "title": "Estimators",
-            "names": ["TransferClassifier", "FeatureExtractorTransformer"],
+            "names": [
+                "TransferClassifier",
+                "TransferRegressor",
+                "FeatureExtractorTransformer",
+            ],
         },
         {"title": "Strategies", "names": _STRATEGIES},
         {"title": "Parts of a training", "names": ["Augmentation", "MLPHead"]},

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sktransfer._engine.heads import MLPHead
     from sktransfer._feature_extractor import FeatureExtractorTransformer
     from sktransfer._images.augmentation import Augmentation
+    from sktransfer._regressor import TransferRegressor
     from sktransfer.strategies import (
         FeatureExtraction,
         FineTuning,
@@ -28,6 +29,7 @@ _MODULE_OF = {
     "MLPHead": "sktransfer._engine.heads",
     "ParameterSharing": "sktransfer.strategies",
     "TransferClassifier": "sktransfer._classifier",
+    "TransferRegressor": "sktransfer._regressor",
 }
 _SUBMODULES = ("backbones", "datasets", "exceptions", "strategies")
 
@@ -40,6 +42,7 @@ __all__ = [
     "MLPHead",
     "ParameterSharing",
     "TransferClassifier",
+    "TransferRegressor",
     "backbones",
     "datasets",
     "exceptions",

@@ -1,0 +1,64 @@
+"""What is particular to continuous targets: reading y, solving and keeping heads."""
+
+from copy import deepcopy
+
+import numpy as np
+from sklearn.metrics import r2_score
+
+from sktransfer._continuous import numbers_of, read_continuous, read_in_units_of
+from sktransfer._supervised import SupervisedEstimator
+
+
+class RegressionEstimator(SupervisedEstimator):
+    """Base of the estimators that predict numbers."""
+
+    def _read_targets(self, y, sample_weight, known, announced):  # noqa: ARG002
+        if known is not None:
+            return read_in_units_of(y, known)
+        return read_continuous(y, sample_weight)
+
+    def _row_weights(self, targets, sample_weight):
+        return targets.row_weights(sample_weight)
+
+    def _solve(self, features, targets, c, rows, C, sample_weight):
+        from sktransfer._engine.exact import fit_regression_head
+
+        return fit_regression_head(
+            features,
+            targets.numbers[rows, c],
+            C,
+            sample_weight,
+            targets.mean[c],
+            targets.scale[c],
+            self._standardization,
+        )
+
+    def _heads_of(self, layer, columns, targets):
+        from sktransfer._engine.heads import (
+            RegressionModuleHead,
+            trained_regression_head,
+        )
+
+        (c,) = columns
+        units = targets.mean[c], targets.scale[c]
+        if isinstance(self.head, str):
+            return [trained_regression_head(layer, *units)]
+        n_features = self.backbone_.n_features_of(*self._layer)
+        return [
+            RegressionModuleHead(deepcopy(layer), *units, self.batch_size, n_features)
+        ]
+
+    def _head_attributes(self, heads, targets):
+        return {"head_": heads if targets.is_matrix else heads[0]}
+
+
+def mean_r2(y, predicted, sample_weight=None):
+    """R2 of each target on the rows in which it is known; their mean."""
+    truth, _ = numbers_of(y)
+    scores = []
+    for true, found in zip(truth.T, predicted.T, strict=True):
+        rows = ~np.isnan(true)
+        weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
+        if rows.any():
+            scores.append(r2_score(true[rows], found[rows], sample_weight=weight))
+    return float(np.mean(scores))
