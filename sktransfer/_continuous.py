@@ -106,7 +106,7 @@ def read_continuous(y, sample_weight=None):
     ValueError
         If y holds what is no number, or a column without one.
     """
-    numbers, is_matrix = numbers_of(y)
+    numbers, is_matrix = _numbers_of(y)
     known = ~np.isnan(numbers)
     if sample_weight is not None:
         known &= (sample_weight > 0)[:, np.newaxis]
@@ -141,7 +141,7 @@ def read_in_units_of(y, targets):
     ValueError
         If y holds what is no number, or has another number of columns.
     """
-    numbers, _ = numbers_of(y)
+    numbers, _ = _numbers_of(y)
     expected = targets.numbers.shape[1]
     if numbers.shape[1] != expected:
         raise ValueError(
@@ -151,7 +151,7 @@ def read_in_units_of(y, targets):
     return replace(targets, numbers=numbers)
 
 
-def numbers_of(y):
+def _numbers_of(y):
     """Columns of y as float64, and whether it had any."""
     values = check_array(
         y, dtype=None, ensure_2d=False, ensure_all_finite=False, input_name="y"
@@ -159,22 +159,27 @@ def numbers_of(y):
     is_matrix = values.ndim == 2
     columns = values if is_matrix else values[:, np.newaxis]
     numbers = _as_floats(columns)
-    for what, found in (("missing", np.isnan), ("infinite", np.isinf)):
-        rows, places = np.nonzero(found(numbers))
-        several = numbers.shape[1] > 1
-        if len(rows) and not (several and what == "missing"):
-            where = f"row {rows[0]}" + f" of column {places[0]}" * several
-            raise ValueError(
-                f"y: found {columns[rows[0], places[0]]} in {where}, {len(rows)} "
-                f"{what} value(s) in all. Expected a finite number in every row"
-                f"{' of a single target' * (what == 'missing')}: drop the rows without "
-                "one."
-            )
+    if numbers.shape[1] == 1:
+        _refuse(np.isnan(numbers), columns, "missing")
+    _refuse(np.isinf(numbers), columns, "infinite")
     return numbers, is_matrix
+
+
+def _refuse(wrong, columns, what):
+    rows, places = np.nonzero(wrong)
+    if len(rows):
+        row, column = rows[0], places[0]
+        raise ValueError(
+            f"y: found {columns[row, column]} in row {row}, column {column}; "
+            f"{len(rows)} {what} value(s) in all. Expected finite numbers, which only "
+            "one of several targets may lack. Drop these rows."
+        )
 
 
 def _as_floats(columns):
     """Numbers, or an error that says which row holds none."""
+    if columns.dtype.kind in "SU":
+        columns = columns.astype(object)  # as which "1.5" is a number
     try:
         return np.where(pd.isna(columns), np.nan, columns).astype(np.float64)
     except (TypeError, ValueError):

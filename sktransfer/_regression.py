@@ -4,8 +4,9 @@ from copy import deepcopy
 
 import numpy as np
 from sklearn.metrics import r2_score
+from sklearn.utils.validation import check_consistent_length
 
-from sktransfer._continuous import numbers_of, read_continuous, read_in_units_of
+from sktransfer._continuous import read_continuous, read_in_units_of
 from sktransfer._supervised import SupervisedEstimator
 
 
@@ -51,14 +52,14 @@ class RegressionEstimator(SupervisedEstimator):
     def _head_attributes(self, heads, targets):
         return {"head_": heads if targets.is_matrix else heads[0]}
 
-
-def mean_r2(y, predicted, sample_weight=None):
-    """R2 of each target on the rows in which it is known; their mean."""
-    truth, _ = numbers_of(y)
-    scores = []
-    for true, found in zip(truth.T, predicted.T, strict=True):
-        rows = ~np.isnan(true)
-        weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
-        if rows.any():
-            scores.append(r2_score(true[rows], found[rows], sample_weight=weight))
-    return float(np.mean(scores))
+    def _r2(self, y, predicted, sample_weight):
+        """Mean over the targets of R2 on the rows in which they are known."""
+        truth = read_in_units_of(y, self._targets).numbers
+        check_consistent_length(truth, predicted, sample_weight)
+        several, scores = truth.shape[1] > 1, []
+        for true, found in zip(truth.T, predicted.reshape(truth.shape).T, strict=True):
+            rows = ~np.isnan(true)
+            weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
+            if rows.sum() > 1 or not several:
+                scores.append(r2_score(true[rows], found[rows], sample_weight=weight))
+        return float(np.mean(scores)) if scores else float("nan")

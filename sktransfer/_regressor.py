@@ -5,7 +5,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.metaestimators import available_if
 
 from sktransfer._callbacks import with_callbacks
-from sktransfer._regression import RegressionEstimator, mean_r2
+from sktransfer._regression import RegressionEstimator
 
 
 class TransferRegressor(RegressorMixin, RegressionEstimator):
@@ -313,19 +313,18 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         X : array, list, Series or DataFrame of images
             As in ``fit``.
         y : array-like of shape (n,) or (n, n_targets)
-            True numbers; missing ones, of several targets, do not count.
+            True numbers. Of several targets, missing numbers do not count, nor do those
+            of which fewer than two are known.
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows.
 
         Returns
         -------
         r2 : float
-            1 at best; 0 for always predicting the mean.
+            1 at best, 0 for a prediction that is always the mean; NaN if no target
+            counts.
         """
-        predicted = self.predict(X)
-        if predicted.ndim == 1:
-            return super().score(X, y, sample_weight)
-        return mean_r2(y, predicted, sample_weight)
+        return self._r2(y, self.predict(X), sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sktransfer import TransferClassifier
+from sktransfer import TransferClassifier, TransferRegressor
 
 SIZE = 16
 STAGES = ("low", "middle", "top", "pooled")
@@ -34,14 +34,29 @@ def images(n, n_classes=3, noise=160, seed=0):
     return X, y
 
 
+def shades(n, noise=100, seed=0):
+    """Noisy images, and how bright they are: about 1000, give or take 50."""
+    rng = np.random.default_rng(seed)
+    y = rng.uniform(-1, 1, size=n)
+    X = rng.integers(0, noise, size=(n, SIZE, SIZE, 3), dtype=np.uint8)
+    X += (40 * (y + 1)).astype(np.uint8)[:, None, None, None]
+    return X, 1000 + 50 * y
+
+
 def classifier(strategy="fine_tuning", **params):
-    """An estimator on the tiny network, whose fits take a fraction of a second."""
+    """A classifier on the tiny network, whose fits take a fraction of a second."""
+    return _estimator(TransferClassifier, strategy, params)
+
+
+def regressor(strategy="fine_tuning", **params):
+    """A regressor on the tiny network."""
+    return _estimator(TransferRegressor, strategy, params)
+
+
+def _estimator(kind, strategy, params):
     defaults = {"image_size": SIZE, "max_epochs": 2, "random_state": 0, "n_jobs": 1}
-    return TransferClassifier(
-        params.pop("backbone", three_convs),
-        strategy=strategy,
-        **(defaults | params),
-    )
+    backbone = params.pop("backbone", three_convs)
+    return kind(backbone, strategy=strategy, **(defaults | params))
 
 
 def tensors_of(estimator):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from _networks import classifier, images
+from _networks import classifier, images, regressor, shades
 
 from sktransfer import FeatureExtraction, FineTuning, GradualUnfreezing
 from sktransfer._callbacks import FitTasks
@@ -107,6 +107,16 @@ def test_scoring_monitor_has_a_score_of_every_epoch():
     assert len(epochs) == 3
     assert epochs["accuracy"].between(0, 1).all()
     assert epochs["accuracy"].iloc[-1] == estimator.score(X, y)
+
+
+def test_scoring_monitor_scores_a_regressor():
+    X, y = shades(24)
+    monitor = callback.ScoringMonitor(scoring="r2")
+    estimator = regressor(max_epochs=3, lr=0.01).set_callbacks(monitor).fit(X, y)
+    logs = monitor.get_logs().data_as_pandas
+    epochs = logs[logs["task_name"] == "epoch"]["r2"]
+    assert len(epochs) == 3
+    assert epochs.iloc[-1] == pytest.approx(estimator.score(X, y))
 
 
 def test_scoring_monitor_passes_sample_weights_on():

@@ -17,10 +17,15 @@ from sktransfer import (
     GradualUnfreezing,
     ParameterSharing,
     TransferClassifier,
+    TransferRegressor,
 )
 
 # A check that silently stops being generated must not go unnoticed.
-MIN_CHECKS = {"TransferClassifier": 55, "FeatureExtractorTransformer": 45}
+MIN_CHECKS = {
+    "TransferClassifier": 55,
+    "TransferRegressor": 55,
+    "FeatureExtractorTransformer": 45,
+}
 # Only runs where scipy was told, before it was imported, to use the array API.
 NOT_ENABLED = set() if os.environ.get("SCIPY_ARRAY_API") else {"check_array_api_input"}
 # Batches are drawn from rows: a row of weight two and two equal rows are other batches.
@@ -95,10 +100,11 @@ def test_check_estimator_passes_with_nothing_excused(estimator_class):
 
 
 @pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")
+@pytest.mark.parametrize("estimator_class", [TransferClassifier, TransferRegressor])
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_check_estimator_passes_with_every_strategy(name):
+def test_check_estimator_passes_with_every_strategy(name, estimator_class):
     strategy, params = STRATEGIES[name]
-    estimator = TransferClassifier(
+    estimator = estimator_class(
         three_layers, image_size=16, strategy=strategy, random_state=0, **params
     )
     assert check(estimator, EXCUSED) == {}

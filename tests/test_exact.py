@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sktransfer._engine.exact import fit_linear_head
+from sktransfer._engine.exact import (
+    fit_linear_head,
+    fit_regression_head,
+    mean_and_scale,
+)
 
 
 @pytest.fixture
@@ -79,3 +83,61 @@ def test_single_class_is_predicted_with_certainty(features, only):
     assert (head.predict(features) == only).all()
     np.testing.assert_array_equal(head.predict_proba(features), 1.0)
     assert (head.decision_function(features) > 0).all() == bool(only)
+
+
+# Ridge
+
+
+def test_ridge_on_one_feature_is_what_the_formula_says():
+    # Standardized, the feature is -1, 1, -1, 1: the slope is 2 * 4 / (4 + alpha), and
+    # alpha is 1 / (2 C) = 4.
+    features = np.array([[10.0], [14.0], [10.0], [14.0]], dtype=np.float32)
+    head = fit_regression_head(features, np.array([5.0, 9.0, 5.0, 9.0]), C=1 / 8)
+    np.testing.assert_allclose(head.coef, [[1.0 / 2]], atol=1e-12)
+    np.testing.assert_allclose(head.intercept, [7 - 12 / 2], atol=1e-12)
+    np.testing.assert_allclose(head.predict(features), [6, 8, 6, 8], atol=1e-12)
+
+
+def test_ridge_equals_that_of_scikit_learn_on_standardized_features(features):
+    X, y = features.astype(np.float64), features[:, 0] * 3.0 + features[:, 1] ** 2
+    head = fit_regression_head(features, y, C=0.02)
+    reference = make_pipeline(StandardScaler(), Ridge(alpha=25.0)).fit(X, y)
+    assert head.coef.dtype == head.intercept.dtype == np.float64
+    np.testing.assert_allclose(head.predict(features), reference.predict(X))
+
+
+@pytest.mark.parametrize("n", [90, 12])
+def test_integer_weights_of_a_ridge_equal_repeated_rows(features, n):
+    rng = np.random.default_rng(1)
+    X, y = features[:n], rng.normal(1e4, 1, size=n)
+    weight = rng.integers(0, 4, size=n)
+    weighted = fit_regression_head(X, y, 0.1, weight.astype(float))
+    repeated = fit_regression_head(
+        np.repeat(X, weight, axis=0), np.repeat(y, weight), 0.1
+    )
+    np.testing.assert_allclose(
+        weighted.predict(features), repeated.predict(features), rtol=1e-12
+    )
+
+
+def test_constant_target_is_predicted(features):
+    head = fit_regression_head(features, np.full(len(features), 3.7), C=1.0)
+    np.testing.assert_allclose(head.predict(features), 3.7)
+
+
+def test_target_without_rows_is_predicted_by_its_mean(features):
+    head = fit_regression_head(features[:0], np.empty(0), 1.0, None, 3.7, 2.0)
+    np.testing.assert_array_equal(head.predict(features), 3.7)
+
+
+def test_standardization_is_the_one_that_is_asked_for(features, labels):
+    def larger(features, sample_weight):
+        mean, scale = mean_and_scale(features, sample_weight)
+        return mean, 10 * scale  # as if C were 100 times smaller
+
+    found = fit_regression_head(features, labels, 1.0, standardize=larger)
+    expected = fit_regression_head(features, labels, 0.01)
+    np.testing.assert_allclose(found.coef, expected.coef)
+    found = fit_linear_head(features, labels, 1.0, standardize=larger)
+    expected = fit_linear_head(features, labels, 0.01)
+    np.testing.assert_allclose(found.coef, expected.coef, atol=1e-4)

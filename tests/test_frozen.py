@@ -5,7 +5,15 @@ from functools import cache
 
 import numpy as np
 import pytest
-from _networks import base_tensors_of, changed, classifier, images, tensors_of
+from _networks import (
+    base_tensors_of,
+    changed,
+    classifier,
+    images,
+    regressor,
+    shades,
+    tensors_of,
+)
 from sklearn.base import clone
 from torchvision import models
 
@@ -98,6 +106,13 @@ def test_fit_changes_all_that_is_named_and_not_a_byte_more(case, data):
     np.testing.assert_array_equal(
         again.decision_function(data[0]), estimator.decision_function(data[0])
     )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_regressor_changes_all_that_is_named_and_not_a_byte_more(case):
+    strategy, expected = CASES[case]
+    estimator = regressor(strategy, max_epochs=4, batch_size=12).fit(*shades(24))
+    assert changed(estimator) == expected
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -9,12 +9,15 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
 from sktransfer import MLPHead
-from sktransfer._engine.exact import fit_linear_head
+from sktransfer._engine.exact import fit_linear_head, fit_regression_head
 from sktransfer._engine.heads import (
     ClassModuleHead,
+    RegressionModuleHead,
+    Standardized,
     build_head,
     load_solution,
     trained_linear_heads,
+    trained_regression_head,
 )
 from sktransfer._randomness import seeded_globals
 
@@ -240,6 +243,24 @@ def test_heads_taken_from_a_layer_do_not_change_with_it(features):
     np.testing.assert_array_equal(head.decision_function(features), before)
 
 
+@pytest.mark.parametrize("standardized", [False, True])
+def test_ridge_becomes_a_layer_of_standardized_values_and_back(features, standardized):
+    y = 1000 + 50 * features[:, 0]
+    solved = fit_regression_head(features, y, 0.1, None, 990.0, 40.0)
+    layer = built("linear", n_outputs=1)
+    if standardized:
+        layer = Standardized(layer, features.mean(axis=0) + 1, np.full(12, 3.0))
+    load_solution(layer, [solved])
+    expected = (solved.predict(features) - 990) / 40
+    np.testing.assert_allclose(logits_of(layer, features)[:, 0], expected, atol=1e-5)
+    again = trained_regression_head(layer, 990.0, 40.0)
+    assert (again.standardization is not None) == standardized
+    assert again.coef.dtype == np.float64
+    np.testing.assert_allclose(
+        again.predict(features), solved.predict(features), atol=1e-3
+    )
+
+
 # Heads that are modules
 
 
@@ -292,6 +313,16 @@ def test_module_head_of_many_labels_has_a_decision_a_label(features):
     np.testing.assert_allclose(head.predict_proba(features), expit(logits), rtol=1e-5)
     np.testing.assert_array_equal(head.predict(features), logits > 0)
     assert head.predict(features).dtype.kind == "i"
+
+
+def test_module_head_of_a_continuous_target_predicts_in_its_units(features):
+    with seeded_globals(0):
+        module = MLPHead((40,))(12, 1)
+    head = RegressionModuleHead(module, 1000.0, 50.0, 16, 12)
+    expected = logits_of(module, features)[:, 0] * 50 + 1000
+    assert np.ptp(expected) > 1
+    np.testing.assert_array_equal(head.predict(features), expected)
+    np.testing.assert_array_equal(head.predict(features[:3]), expected[:3])
 
 
 def test_module_head_of_one_class_predicts_it(features):

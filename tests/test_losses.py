@@ -116,6 +116,32 @@ def test_loss_of_one_class_is_zero():
     ]
 
 
+ERRORS = torch.tensor([[0.5], [-3.0], [0.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("auto", [0.25, 9, 0]),
+        ("mse", [0.25, 9, 0]),
+        ("l1", [0.5, 3, 0]),
+        ("huber", [0.125, 2.5, 0]),
+        (nn.SmoothL1Loss(reduction="none", beta=6.0), [0.25 / 12, 9 / 12, 0]),
+    ],
+)
+def test_losses_of_continuous_targets_are_those_of_the_errors(name, expected):
+    target = torch.tensor([7.0, 7, 7])
+    loss = pickle.loads(pickle.dumps(resolve_loss(name, "continuous")))
+    assert loss(ERRORS + 7, target).tolist() == pytest.approx(expected)
+    half = loss((ERRORS + 7).half(), target)
+    assert name not in ("auto", "mse", "l1", "huber") or half.dtype == torch.float32
+
+
+def test_callable_that_takes_a_mean_over_values_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(\).*one value a row"):
+        resolve_loss(nn.MSELoss(), "continuous")(ERRORS, torch.zeros(3))
+
+
 def test_callable_gives_one_value_a_row():
     loss = resolve_loss(nn.CrossEntropyLoss(reduction="none"), "multiclass")
     expected = [math.log(4), math.log(2)]
@@ -145,6 +171,8 @@ def test_callable_that_returns_anything_else_is_refused(loss, found):
         ("hinge", "multiclass", "'auto', 'cross_entropy', 'bce', 'focal'"),
         ("hinge", "multilabel", "'auto', 'bce', 'focal'"),
         ("cross_entropy", "multilabel", "'cross_entropy' for several labels a row"),
+        ("mse", "multiclass", "'mse' for classes"),
+        ("focal", "continuous", "'focal' for a continuous target.*'l1', 'huber'"),
         (nn.CrossEntropyLoss, "multiclass", "the class CrossEntropyLoss"),
         (3, "multiclass", "found 3"),
         (None, "multiclass", "found None"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from _networks import classifier, images
+from _networks import classifier, images, regressor
 
 from sktransfer import Augmentation
 from sktransfer._engine.prefix import MIN_ROWS
@@ -187,3 +187,16 @@ def test_weights_of_the_backbone_belong_to_a_fit(tmp_path):
     first = identity(weights=path)
     classifier(lr=0.1).fit(X, Y).backbone_.save(path)
     assert identity(weights=path) != first
+
+
+def test_numbers_to_predict_belong_to_a_fit():
+    def identity_with(y, **params):
+        estimator = regressor(**params)
+        return identity_of(estimator, estimator._read(X, y, None, None))
+
+    y = np.linspace(0, 1, 12)
+    gaps = np.column_stack([y, np.where(y > 0.5, np.nan, y)])
+    other = np.column_stack([y, np.where(y > 0.6, np.nan, y)])
+    assert identity_with(y) == identity_with(y.tolist())
+    others = [identity_with(t) for t in (y, y + 1e-9, 2 * y, gaps, other)]
+    assert len({*others, identity_with(y, loss="l1")}) == 6

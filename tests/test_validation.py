@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sktransfer._continuous import read_continuous
 from sktransfer._targets import read_targets
 from sktransfer._validation import validation_split
 
@@ -142,3 +143,13 @@ def test_groups_that_leave_too_few_rows_to_judge_end_early_stopping(groups, n_va
         train, valid = split(alternating(400), 0.1, groups=groups)
     np.testing.assert_array_equal(train, np.arange(400))
     assert len(valid) == 0
+
+
+def test_continuous_target_is_split_at_random():
+    targets, rows = read_continuous(np.arange(100) % 4 / 4), np.arange(0, 100, 2)
+    train, valid = validation_split(targets, rows, None, 0.4, seed=0)
+    assert_parts(rows, train, valid)
+    assert len(valid) == 20
+    groups = np.arange(100) // 10
+    train, valid = validation_split(targets, np.arange(100), groups, 0.4, seed=0)
+    assert not set(groups[train]) & set(groups[valid])

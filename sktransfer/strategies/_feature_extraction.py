@@ -13,21 +13,24 @@ class FeatureExtraction(Strategy):
     """Keep the whole backbone frozen and fit the head on its features.
 
     With a linear head the problem is convex, so it is solved instead of trained: the
-    features are standardized and a logistic regression is fitted to its optimum, all in
-    float64.
+    features are standardized and a logistic regression, for continuous targets a ridge
+    regression, is fitted to its optimum, all in float64.
 
     Parameters
     ----------
     solver : {"auto", "exact", "gradient"}, default="auto"
         How the head is fitted. ``"exact"`` is scikit-learn's LogisticRegression with
-        the solver lbfgs on standardized features; it wants ``head="linear"``,
-        ``loss="auto"``, no label smoothing and no random augmentation. ``"gradient"``
-        trains the head with the estimator's optimizer. ``"auto"`` is exact where it
-        can be; the estimator's ``solver_`` says which it was.
+        the solver lbfgs, or Ridge, on standardized features; it wants
+        ``head="linear"``, ``loss="auto"``, no label smoothing and no random
+        augmentation. ``"gradient"`` trains the head with the estimator's optimizer.
+        ``"auto"`` is exact where it can be; the estimator's ``solver_`` says which it
+        was.
     C : float, default=0.01
         Inverse strength of the L2 penalty on the coefficients of the standardized
-        features, as in LogisticRegression. Several hundred features and few labels want
-        a small value. Without effect on ``"gradient"``, which has ``weight_decay``.
+        features, as in LogisticRegression; Ridge's ``alpha`` is ``1 / (2 * C)``.
+        Several hundred features and few labels want a small value, and so do targets
+        that images say little about. Without effect on ``"gradient"``, which has
+        ``weight_decay``.
     layer : str, default="pooled"
         Stage whose output the head sees, see ``get_backbone(name).stages``.
     pooling : {"avg", "max", "avgmax"}, default="avg"
