@@ -55,7 +55,7 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
     loss : {"auto", "mse", "l1", "huber"} or callable, default="auto"
         Of the standardized target. ``"auto"`` is ``"mse"``; ``"huber"`` is squared up
         to an error of 1, one standard deviation, and linear from there on. A callable
-        ``f(output, target)`` returns one value a row.
+        ``f(output, target)`` gets and returns one value a row.
     task_weights : array-like of shape (n_targets,), default=None
         Weights of the losses of several targets in training; None is 1 for each.
     optimizer : {"adamw", "adam", "rmsprop", "sgd"} or type, default="adamw"
@@ -79,10 +79,10 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         Images per forward pass and per training step. Where a GPU's memory is too
         short for a step, it is taken in halves, with a warning.
     early_stopping : bool, default=False
-        Whether a part of the rows only judges: training then ends when their R2 has not
-        improved for `n_iter_no_change` epochs, and the best weights are kept, the
-        linear probe's among them. Off, with a warning, where the part has fewer than
-        20 rows.
+        Whether a part of the rows only judges: training then ends when their R2 (with
+        the variance of all rows) has not improved for `n_iter_no_change` epochs, and
+        the best weights are kept, the linear probe's among them. Off, with a warning,
+        where the part has fewer than 20 rows.
     validation_fraction : float, default=0.1
         Share of the rows in that part, which is random, or made of whole groups.
     n_iter_no_change : int, default=5
@@ -160,10 +160,11 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
     --------
     >>> from sklearn.datasets import load_digits
     >>> from sktransfer import TransferRegressor
-    >>> X, _ = load_digits(return_X_y=True)
-    >>> ink = X.sum(axis=1)
-    >>> regressor = TransferRegressor().fit(X[:100], ink[:100])
-    >>> regressor.score(X[100:200], ink[100:200]) > 0.7
+    >>> digits = load_digits()
+    >>> X, images = digits.data[:200], digits.images[:200]
+    >>> on_the_right = images[:, :, 4:].sum(axis=(1, 2)) / images.sum(axis=(1, 2))
+    >>> regressor = TransferRegressor().fit(X[:100], on_the_right[:100])
+    >>> regressor.score(X[100:], on_the_right[100:]) > 0.8
     True
     """
 
