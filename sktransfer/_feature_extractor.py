@@ -4,11 +4,11 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from sktransfer._base import ImageEstimator
+from sktransfer._target_aware import TargetAware
 
 
 class FeatureExtractorTransformer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, TargetAware
 ):
     """Turn images into the features of a pretrained network.
 
@@ -16,6 +16,13 @@ class FeatureExtractorTransformer(
     what `layer` and `pooling` say. Nothing is learnt from X but how to read it; the
     network never changes. Each image passes the network once per process: folds,
     candidates and other estimators with the same network get its features from a cache.
+
+    With a `strategy` the network is tuned with y, and the features are by default what
+    its head says. ``fit_transform`` is then cross-fitted: each row gets the output of a
+    network that has not seen its label, so that the next model learns how far such
+    features can be trusted. ``transform`` uses the network that was tuned on all rows:
+    ``fit(X, y).transform(X)`` is not ``fit_transform(X, y)``, and on the rows of the
+    fit it leaks their labels.
 
     Parameters
     ----------
@@ -37,6 +44,29 @@ class FeatureExtractorTransformer(
         How the height and width of a stage, or its tokens, become a vector: by the
         mean, the maximum, or both one after the other. ``"pooled"`` and ``"hidden"``
         are vectors already.
+    strategy : Strategy, str, estimator or None, default=None
+        How y tunes the network. None: not at all, y is ignored. A strategy such as
+        ``FineTuning()``, or the name of one: a :class:`TransferClassifier` or
+        :class:`TransferRegressor` with this transformer's network, and otherwise its
+        own defaults, does the tuning. An unfitted one of these: its settings hold, and
+        can be searched as ``strategy__max_epochs``; this transformer's `backbone`,
+        `weights`, `image_size`, `image_shape`, `value_range`, `resize` and
+        `target_type` then stay at their defaults. ``FrozenEstimator(fitted)``: the
+        fitted one is used as it is, without y and without folds.
+    cv : int, splitter or iterable, default=5
+        Folds of ``fit_transform`` with a strategy. An int is a number of shuffled
+        folds, stratified by the classes of a single target, and of whole groups where
+        `groups` are given. Each row has to be in exactly one test part.
+    output : {"auto", "decision_function", "predict", "embedding"}, default="auto"
+        What a network with a strategy hands on: what its head says,
+        ``"decision_function"`` of classes and ``"predict"`` of numbers, or its
+        ``"embedding"``. Embeddings of the folds' networks are turned onto those of the
+        one tuned on all rows, by an orthogonal map between both embeddings of the
+        fold's training rows. ``"auto"`` is what the head says; without a strategy, or
+        with a FrozenEstimator, the embedding.
+    target_type : {"auto", "continuous", "binary", "multiclass"}, default="auto"
+        With a bare strategy, whether y holds numbers or labels. ``"auto"`` infers it as
+        ``TargetEncoder`` does: whole numbers are labels.
     image_size : int, default=None
         Height and width, in pixels, at which the network sees images. None is the size
         that belongs to the weights.
@@ -70,12 +100,24 @@ class FeatureExtractorTransformer(
         worker.
     random_state : int, RandomState instance or None, default=None
         Seed of random weights (``weights=None``, and what a callable draws) if it is an
-        int; otherwise the seed is 0.
+        int; otherwise the seed is 0. Also the seed of the folds of an int `cv`, and of
+        the tuning by a bare strategy.
+    verbose : int, default=0
+        Whether each fold prints a line, and with a bare strategy each epoch.
 
     Attributes
     ----------
     backbone_ : Backbone
-        The loaded network; ``backbone_.save(path)`` writes it to a file.
+        The network of ``transform``, tuned if the strategy tunes it;
+        ``backbone_.save(path)`` writes it to a file.
+    output_ : {"decision_function", "predict", "embedding"}
+        What the features are.
+    estimator_ : TransferClassifier or TransferRegressor
+        The estimator that is fitted on all rows. Only with a strategy.
+    target_type_ : str
+        ``"binary"``, ``"multiclass"`` or ``"continuous"``; for several columns
+        ``"multilabel-indicator"``, ``"multiclass-multioutput"`` or
+        ``"continuous-multioutput"``. Only where y was learnt from.
     image_shape_ : tuple of int or None
         Shape of the flattened images; None where images have their own shape.
     value_range_ : tuple of two floats or None
@@ -88,6 +130,7 @@ class FeatureExtractorTransformer(
     See Also
     --------
     TransferClassifier : A classifier on top of the same networks.
+    sklearn.preprocessing.TargetEncoder : Cross-fitting for categories.
 
     Examples
     --------
@@ -99,13 +142,18 @@ class FeatureExtractorTransformer(
     >>> pipe = make_pipeline(FeatureExtractorTransformer(), LogisticRegression())
     >>> pipe.fit(X[:40], y[:40]).score(X[40:80], y[40:80]) > 0.9
     True
+
+    What a tuned network says about each image, for a model that sees more than images:
+
+    >>> tuned = FeatureExtractorTransformer(strategy="feature_extraction", cv=4)
+    >>> tuned.fit_transform(X[:40], y[:40]).shape
+    (40, 1)
     """
 
     _parameter_constraints: dict = {
-        **ImageEstimator._parameter_constraints,
+        **TargetAware._parameter_constraints,
         "layer": [str],
         "pooling": [StrOptions({"avg", "max", "avgmax"})],
-        "on_invalid": [StrOptions({"raise", "nan"})],
     }
 
     def __init__(
@@ -115,6 +163,10 @@ class FeatureExtractorTransformer(
         weights="default",
         layer="pooled",
         pooling="avg",
+        strategy=None,
+        cv=5,
+        output="auto",
+        target_type="auto",
         image_size=None,
         image_shape=None,
         value_range="auto",
@@ -126,11 +178,16 @@ class FeatureExtractorTransformer(
         store_weights_in_pickle=False,
         n_jobs=None,
         random_state=None,
+        verbose=0,
     ):
         self.backbone = backbone
         self.weights = weights
         self.layer = layer
         self.pooling = pooling
+        self.strategy = strategy
+        self.cv = cv
+        self.output = output
+        self.target_type = target_type
         self.image_size = image_size
         self.image_shape = image_shape
         self.value_range = value_range
@@ -142,17 +199,24 @@ class FeatureExtractorTransformer(
         self.store_weights_in_pickle = store_weights_in_pickle
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.verbose = verbose
 
-    def fit(self, X, y=None):  # noqa: ARG002 (scikit-learn's signature)
-        """Load the network and learn how to read X.
+    def fit(self, X, y=None, sample_weight=None, groups=None):
+        """Load the network, learn how to read X, and tune with y what `strategy` says.
 
         Parameters
         ----------
         X : array, list, Series or DataFrame of images
             Arrays (n, H, W) or (n, H, W, C), flattened images (n, n_features), or one
             path, encoded image, PIL image or array a row.
-        y : None
-            Ignored.
+        y : array-like of shape (n,) or (n, n_targets), default=None
+            Labels or numbers to tune the network with. Ignored where `strategy` is None
+            or a FrozenEstimator.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows.
+        groups : array-like of shape (n,), default=None
+            Rows that belong together: neither early stopping nor the folds of
+            ``fit_transform`` split them.
 
         Returns
         -------
@@ -161,12 +225,47 @@ class FeatureExtractorTransformer(
 
         Raises
         ------
+        InvalidImageError
+            If the network is tuned and images are missing or broken, unless
+            ``on_invalid="nan"``: then it is tuned without them.
         ValueError
-            If the network has no such `layer`, or `layer` needs no `pooling`.
+            If the network has no such `layer`, `layer` needs no `pooling`, or X, y or a
+            parameter is not as described.
         """
-        self._start_fit(X)
-        self.backbone_.n_features_of(self.layer, self.pooling)
+        self._fit_on_all(X, y, sample_weight, groups)
         return self
+
+    def fit_transform(self, X, y=None, sample_weight=None, groups=None):
+        """Fit, and compute the features of the same images, out of fold.
+
+        Where y is learnt from, the features of each row come from a network that was
+        tuned on the other folds. Otherwise this is ``fit(X).transform(X)``.
+
+        Parameters
+        ----------
+        X : array, list, Series or DataFrame of images
+            As in ``fit``.
+        y : array-like of shape (n,) or (n, n_targets), default=None
+            As in ``fit``.
+        sample_weight : array-like of shape (n,), default=None
+            As in ``fit``.
+        groups : array-like of shape (n,), default=None
+            As in ``fit``; they go to `cv` too.
+
+        Returns
+        -------
+        features : ndarray of shape (n_images, n_features), float32
+            Features in row order.
+
+        Raises
+        ------
+        InvalidImageError
+            If images are missing or broken and ``on_invalid="raise"``.
+        ValueError
+            As in ``fit``; or if `cv` does not put each row into exactly one test part.
+        """
+        out_of_fold = self._fit_on_all(X, y, sample_weight, groups, cross_fit=True)
+        return self._outputs(X) if out_of_fold is None else out_of_fold
 
     def _last_stage(self):
         return self.layer if self.layer == "hidden" else super()._last_stage()
@@ -190,17 +289,7 @@ class FeatureExtractorTransformer(
             If images are missing or broken and ``on_invalid="raise"``.
         """
         check_is_fitted(self)
-        images = self._read_images(X, reset=False)
-        return self._compute_features(
-            images,
-            layer=(self.layer, self.pooling),
-            nan_rows=self.on_invalid == "nan",
-            hint="Or pass on_invalid='nan' to get rows of NaN for them.",
-        )
-
-    @property
-    def _n_features_out(self):
-        return self.backbone_.n_features_of(self.layer, self.pooling)
+        return self._outputs(X)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -40,10 +40,12 @@ class SupervisedEstimator(TrainedEstimator):
         """Fitted attributes that follow from the heads."""
         raise NotImplementedError
 
-    def _fit(self, X, y, sample_weight, groups):
+    def _fit(self, X, y, sample_weight, groups, announced=None):
         goes_on = self.warm_start and hasattr(self, "head_")
         with self._nothing_half_fitted(goes_on):
-            fit = self._read(X, y, sample_weight, groups, goes_on=goes_on)
+            fit = self._read(
+                X, y, sample_weight, groups, goes_on=goes_on, announced=announced
+            )
             phases, module = self._phases(fit.strategy), None
             if goes_on:
                 module = self._fitted_module()
