@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.base import is_classifier
 from sklearn.model_selection import (
     GroupKFold,
     KFold,
@@ -91,9 +92,9 @@ def folds(cv, X, y, target_type, groups, random_state):
 
     Parameters
     ----------
-    cv : int, splitter or iterable
+    cv : int, splitter, iterable or None
         An int is a number of shuffled folds, stratified by the classes of a single
-        target, and made of whole groups where there are groups.
+        target, and made of whole groups where there are groups; None is 5.
     X, y, groups : object
         What a splitter gets.
     target_type : str
@@ -111,6 +112,7 @@ def folds(cv, X, y, target_type, groups, random_state):
     ValueError
         If rows are in no test part or in several, or in both parts of a fold.
     """
+    cv = 5 if cv is None else cv
     if isinstance(cv, Integral):
         stratified = target_type in _ONE_LABEL
         if groups is None:
@@ -225,7 +227,7 @@ class Tuning:
             )
         check_consistent_length(X, y, sample_weight, groups)
         self.X, *self.of_rows = indexable(X, y, sample_weight, groups)
-        self.target_type = target_type_of(y, transformer.target_type)
+        self.target_type = target_type_of(y, transformer._declared_type())
 
     def fit(self, estimator):
         """Fit on all rows whose image can be read."""
@@ -305,9 +307,14 @@ class Tuning:
             fold.set_params(checkpoint=Path(fold.checkpoint) / f"fold{k}")
         fit = with_callbacks(type(fold)._fit)
         X, of_rows = _safe_indexing(self.X, train), self._of_rows(train)
-        # Announced, classes that none of these rows shows have their column too.
-        announced = getattr(self.estimator, "classes_", None)
-        return fit(fold, X, *of_rows, announced)
+        return fit(fold, X, *of_rows, self._classes())
+
+    def _classes(self):
+        """Return all classes: a fold has scores of those that it does not show too."""
+        targets = self.estimator._targets
+        if not is_classifier(self.estimator):
+            return None
+        return targets.classes[0] if targets.kind == "single" else targets.classes
 
     def _of_fold(self, fold, train, test):
         """Output of a fold's network for its test rows."""

@@ -117,12 +117,13 @@ class TargetAware(FittedState, ImageEstimator):
     def _check_left_at_default(self):
         if isinstance(self.strategy, (str, Strategy)):
             return
-        parameters = signature(type(self).__init__).parameters
-        changed = [
-            f"{name}={value!r}"
-            for name in _OF_THE_ESTIMATOR
-            if not _is_same(value := getattr(self, name), parameters[name].default)
-        ]
+        parameters, changed = signature(type(self).__init__).parameters, []
+        for name in _OF_THE_ESTIMATOR:
+            value, default = getattr(self, name), parameters[name].default
+            if value is not default and not (
+                isinstance(value, str) and value == default
+            ):
+                changed.append(f"{name}={value!r}")
         if changed:
             raise ValueError(
                 f"Parameter strategy: found an estimator beside {', '.join(changed)}. "
@@ -144,6 +145,11 @@ class TargetAware(FittedState, ImageEstimator):
         if self._resolved_output(estimator) == "embedding":
             estimator.backbone_.n_features_of(self.layer, self.pooling)
         return estimator
+
+    def _declared_type(self):
+        """Return what is said about y; a given estimator says it by what it is."""
+        given_regressor = isinstance(self.strategy, TransferRegressor)
+        return "continuous" if given_regressor else self.target_type
 
     def _new_estimator(self, target_type):
         """Return an unfitted estimator that tunes the network."""
@@ -175,15 +181,13 @@ class TargetAware(FittedState, ImageEstimator):
                 f"Parameter output: found {output!r} with {kind}. Expected 'auto' or "
                 f"{' or '.join(map(repr, possible))}."
             )
-        read = {"layer": "pooled", "pooling": "avg"}
-        without_effect = [n for n in read if getattr(self, n) != read[n]]
-        if output != "embedding" and without_effect:
-            raise ValueError(
-                f"Parameter {without_effect[0]}: found "
-                f"{getattr(self, without_effect[0])!r} with output={output!r}, which "
-                "the head computes from its own layer. Expected output='embedding', or "
-                f"{read[without_effect[0]]!r}."
-            )
+        for name, default in (("layer", "pooled"), ("pooling", "avg")):
+            if output != "embedding" and getattr(self, name) != default:
+                raise ValueError(
+                    f"Parameter {name}: found {getattr(self, name)!r} with "
+                    f"output={output!r}, which the head computes from its own layer. "
+                    f"Expected {default!r}, or output='embedding'."
+                )
         return output
 
     def _take_over(self, estimator):
@@ -226,9 +230,11 @@ class TargetAware(FittedState, ImageEstimator):
         estimator = estimator or self.__dict__.get("estimator_")
         if self.output_ != "embedding":
             return self._head_outputs(X, estimator)
-        reader, network = self, copy(self)
-        if estimator is not None:
-            reader, network.backbone_ = estimator, estimator.backbone_
+        reader = estimator or self
+        network = object.__new__(
+            type(self)
+        )  # for copy() would ask for a pickle's state
+        vars(network).update(vars(self), backbone_=reader.backbone_)
         network.cache = self.cache if keep else None
         return network._compute_features(
             reader._read_images(X, reset=False),
@@ -282,12 +288,3 @@ class TargetAware(FittedState, ImageEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = self._learns
         return tags
-
-
-def _is_same(value, default):
-    """Compare with a default that is None or a string; arrays are neither."""
-    return (
-        value is None
-        if default is None
-        else isinstance(value, str) and (value == default)
-    )

@@ -33,6 +33,12 @@ EXCUSED = {
     "check_sample_weight_equivalence_on_dense_data": "gradients on batches",
     "check_sample_weight_equivalence_on_sparse_data": "gradients on batches",
 }
+# Out of fold, a row's features are those of a network that has not seen it; transform
+# uses the network that has seen all rows. These two checks want both to be equal.
+EXCUSED_BY_CROSS_FITTING = {
+    "check_transformer_general": "fit_transform is cross-fitted",
+    "check_transformer_data_not_an_array": "fit_transform is cross-fitted",
+}
 # The checks' sets have few rows, so an epoch has few steps. A head that starts at
 # random has to follow weights of 1000 to 0.0001 on classes that overlap, which only its
 # bias can.
@@ -114,3 +120,26 @@ def test_check_estimator_passes_with_every_strategy(name, estimator_class):
 def test_check_estimator_passes_with_the_transformer_on_a_lower_layer():
     transformer = FeatureExtractorTransformer(layer="features.8", pooling="avgmax")
     assert check(transformer) == {}
+
+
+@pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")
+@pytest.mark.filterwarnings("ignore:The least populated class in y:UserWarning")
+def test_check_estimator_passes_with_a_transformer_that_is_cross_fitted():
+    transformer = FeatureExtractorTransformer(
+        three_layers, image_size=16, strategy=FeatureExtraction(), random_state=0
+    )
+    assert check(transformer, EXCUSED_BY_CROSS_FITTING) == {}
+
+
+@pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")
+@pytest.mark.filterwarnings("ignore:The least populated class in y:UserWarning")
+def test_check_estimator_passes_with_a_transformer_that_tunes_its_network():
+    tuner = TransferClassifier(
+        three_layers,
+        image_size=16,
+        strategy=FineTuning(),
+        max_epochs=1,
+        random_state=0,
+    )
+    transformer = FeatureExtractorTransformer(strategy=tuner, cv=2, random_state=0)
+    assert check(transformer, {**EXCUSED, **EXCUSED_BY_CROSS_FITTING}) == {}
