@@ -191,7 +191,7 @@ class Bench:
         return found
 
     def blocks(self):
-        """For each row the transformer of images, or None; and whether the table too."""
+        """For each row the transformer of images, if any, and if it has a table."""
         tuned = {"strategy": self.tuner(), "cv": self.data.inner, "random_state": 0}
         own = {"random_state": 0, **self.network}
         head = FeatureExtractorTransformer(**tuned)
