@@ -128,7 +128,7 @@ for shift, part, values in zip(
     axes[3].bar(places + shift, values, 0.4, label=part)
 axes[3].set(title="The next model", ylabel="AUC", ylim=(0.5, 1))
 axes[3].set_xticks(places, ways, rotation=20)
-axes[3].legend(loc="lower right")
+axes[3].legend(loc="upper right")
 plt.show()
 
 # %%

@@ -5,6 +5,7 @@ and a model that is fitted on it trusts it too much.
 """
 
 from contextlib import contextmanager
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 
@@ -330,8 +331,12 @@ class Tuning:
         values = output(test)
         if transformer.output_ != "embedding" or self._is_as_on_all(tuned):
             return values
-        onto = transformer._outputs(_safe_indexing(self.X, train))
-        return RigidMap.between(output(train), onto)(values)
+        return RigidMap.between(output(train), self._on_all[train])(values)
+
+    @cached_property
+    def _on_all(self):
+        """Embeddings of all rows by the network that was tuned on them."""
+        return self.transformer._outputs(self.X)
 
     def _is_as_on_all(self, tuned):
         """Whether a fold's network embeds as that of all rows: it is frozen there."""
