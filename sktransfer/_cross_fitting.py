@@ -289,7 +289,7 @@ class Tuning:
             return columns
         targets = encode_known(y, self.estimator._targets)
         rows = np.arange(len(train))
-        rows = rows if weight is None else rows[np.asarray(weight) > 0]
+        rows = rows if weight is None else rows[weight > 0]
         if targets.kind == "single" and len(np.unique(targets.codes[rows])) < 2:
             raise ValueError(
                 "y: found a single class in the training part of a fold. Expected at "

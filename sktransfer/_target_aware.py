@@ -8,7 +8,11 @@ from sklearn.base import clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    _num_samples,
+    check_is_fitted,
+)
 
 from sktransfer._base import ImageEstimator
 from sktransfer._classifier import TransferClassifier
@@ -95,6 +99,11 @@ class TargetAware(FittedState, ImageEstimator):
         """Fit on all rows; where something is learnt, return outputs out of fold."""
         with self._nothing_half_fitted(goes_on=False):
             self._forget_fit()
+            if sample_weight is not None:
+                rows = np.empty(_num_samples(X))
+                sample_weight = _check_sample_weight(
+                    sample_weight, rows, ensure_non_negative=True
+                )
             if self.strategy is None:
                 self._start_fit(X, sample_weight)
                 self.output_ = self._resolved_output()

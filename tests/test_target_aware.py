@@ -156,6 +156,18 @@ def test_rows_of_weight_zero_are_as_if_they_were_not_there():
     np.testing.assert_allclose(weighted, without, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("strategy", [None, "feature_extraction"])
+def test_rows_of_weight_zero_do_not_say_what_is_black_and_white(digits, strategy):
+    X, y = digits[0][:40].copy(), digits[1][:40] % 2
+    X[-1] = 1000
+    weight = [1] * 39 + [0]
+    tuned = transformer(strategy)
+    tuned.fit_transform(X, y, sample_weight=weight)
+    assert tuned.value_range_ == (0, 16)
+    with pytest.raises(ValueError, match="Negative values in data"):
+        tuned.fit(X, y, sample_weight=[-1] * 40)
+
+
 def test_a_class_that_a_fold_does_not_show_has_scores_like_those_of_other_folds():
     X, y = images(31)
     y[-1] = 3
