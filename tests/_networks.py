@@ -97,3 +97,6 @@ class Ready:
 
     def finish(self, rows):
         return self.activations[rows]
+
+    def release(self):
+        pass
