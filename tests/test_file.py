@@ -4,7 +4,9 @@ import json
 import os
 import sqlite3
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from _processes import output_of, start, succeeds_in_fork
 
 from sktransfer._cache.database import Database
 from sktransfer._cache.file import _ENTRY_OVERHEAD, CLAIM_SECONDS, FileStore
-from sktransfer.exceptions import FeatureCacheWarning
+from sktransfer.exceptions import FeatureCacheError, FeatureCacheWarning
 
 ROW = np.arange(100, dtype=np.float32)
 ROOM_OF_ONE = ROW.nbytes + _ENTRY_OVERHEAD
@@ -94,7 +96,7 @@ def test_values_come_in_the_order_of_their_keys(open_file):
     "damage",
     [
         "value = substr(value, 1, 396)",
-        "value = cast(x'00' || substr(value, 2) as blob)",
+        "value = cast(x'01' || substr(value, 2) as blob)",
         "value = x''",
         "checksum = checksum + 1",
         "shape = '50'",
@@ -355,6 +357,22 @@ def test_file_that_breaks_in_the_middle_is_a_warning_and_no_value_is_wrong(open_
     begun.put([(key(999), ROW)])
     assert not begun.busy([key(999)])
     begun.end()
+
+
+@pytest.mark.parametrize("missing", [1, 100, 16384, 40_000, 0.3])
+def test_truncated_file_is_refused_or_gives_right_values_only(open_file, missing):
+    store = open_file()
+    store.new_pass().put([(key(i), ROW + i) for i in range(200)])
+    store.database.close()
+    size = os.path.getsize(store.database.path)
+    cut = size - missing if missing >= 1 else int(size * missing)
+    os.truncate(store.database.path, cut)
+    found = [None]
+    with suppress(FeatureCacheError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FeatureCacheWarning)
+        found = open_file().new_pass().get(keys(range(200)))
+    assert all(v is None or v[0] == i for i, v in enumerate(found))
+    assert missing < 200 or None in [v if v is None else 0 for v in found]
 
 
 # Other processes

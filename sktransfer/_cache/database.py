@@ -20,7 +20,7 @@ import os
 import sqlite3
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 
 from sktransfer.exceptions import FeatureCacheError, FeatureCacheWarning
 
@@ -126,15 +126,29 @@ class Database:
     def _open(self):
         self._check_place()
         deadline = time.monotonic() + _BUSY_SECONDS
+        with_log = True
         while True:
             try:
-                return self._connected()
+                return self._connected(with_log)
             except sqlite3.Error as error:
                 # Not all that waits for a lock goes through SQLite's own waiting.
                 if _is_busy(error) and time.monotonic() < deadline:
                     time.sleep(0.02)
-                    continue
-                raise self.failure(error) from error
+                elif with_log and self._leaves_log(error):
+                    with_log = False
+                else:
+                    raise self.failure(error) from error
+
+    def _leaves_log(self, error):
+        """Turn to a rollback journal, where the log may be what fails."""
+        if not isinstance(error, sqlite3.OperationalError):  # the content is at fault
+            return False
+        with suppress(sqlite3.Error), closing(self._bare_connection()) as connection:
+            # Of a single process, the log needs no shared memory.
+            connection.execute("pragma locking_mode = exclusive")
+            (mode,) = connection.execute("pragma journal_mode = delete").fetchone()
+            return mode == "delete"
+        return False
 
     def _check_place(self):
         folder = os.path.dirname(self.path)
@@ -149,36 +163,28 @@ class Database:
                 self.path, "it is a folder", "Pass the path of a file in it."
             )
 
-    def _connected(self):
+    def _bare_connection(self):
         # The pool sees to it that only one thread at a time uses a connection.
-        connection = sqlite3.connect(
+        return sqlite3.connect(
             self.path, _BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
+
+    def _connected(self, with_log):
+        connection = self._bare_connection()
         try:
             if _is_empty(connection):
                 connection.execute(f"pragma page_size = {_PAGE_BYTES}")
-                connection.execute("pragma journal_mode = wal")
-            self._check_writing(connection)
+                if with_log:
+                    connection.execute("pragma journal_mode = wal")
             self._check_layout(connection)
+            # What cannot be written fails now, not in the middle of a fit.
+            connection.execute("begin immediate")
+            connection.execute("rollback")
             self._choose_durability(connection)
         except BaseException:
             connection.close()
             raise
         return connection
-
-    def _check_writing(self, connection):
-        """Begin to write once; leave WAL where it needs what the folder cannot do."""
-        try:
-            connection.execute("begin immediate")
-        except sqlite3.OperationalError as error:
-            if _is_busy(error):
-                raise
-            # WAL of a single process needs no shared memory, so it can be left.
-            connection.execute("pragma locking_mode = exclusive")
-            connection.execute("pragma journal_mode = delete")
-            connection.execute("pragma locking_mode = normal")
-            connection.execute("begin immediate")
-        connection.execute("rollback")
 
     def _check_layout(self, connection):
         if _is_empty(connection):
