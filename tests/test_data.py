@@ -1,6 +1,8 @@
 """What training sees of each image: batches, order, the store, and broken images."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -227,6 +229,45 @@ def test_another_fit_finds_what_the_store_has():
     data, sizes = source(X[::-1].copy(), net, store)
     assert torch.equal(activations(data, np.arange(20)), first.flip(0))
     assert sizes == []
+
+
+def test_loading_claims_nothing_so_that_nobody_waits_for_a_batch_ahead():
+    store = MemoryStore()
+    data, _ = source(pixels(20), network(), store)
+    loaded = data.load(np.arange(20), 0)
+    keys = [row.key for row in loaded]
+    assert store.new_pass().claim(keys)[1] == set(keys)
+
+
+def test_rows_that_another_fit_computes_are_awaited_and_not_computed():
+    X, net, store = pixels(20), network(), MemoryStore()
+    expected = expected_activations(X, net)
+    data, sizes = source(X, net, store)
+    loaded = data.load(np.arange(20), 0)
+    other, theirs = store.new_pass(), [row.key for row in loaded[15:]]
+    other.claim(theirs)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(data.finish, loaded)
+        while store.info().entries < 15:
+            time.sleep(0.001)
+        assert not found.done()
+        other.put(list(zip(theirs, expected[15:].numpy(), strict=True)))
+        assert torch.equal(found.result(60), expected)
+    assert sizes == [16]
+
+
+def test_claims_of_a_batch_on_which_the_network_fails_are_given_up():
+    store = MemoryStore()
+    data, _ = source(pixels(20), network(), store)
+    loaded = data.load(np.arange(20), 0)
+
+    def fail(*args):
+        raise RuntimeError("broke down")
+
+    data.network.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="broke down"):
+        data.finish(loaded)
+    assert not store.new_pass().busy([row.key for row in loaded])
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 15])
