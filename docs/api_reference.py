@@ -23,6 +23,7 @@ API_REFERENCE = {
         },
         {"title": "Strategies", "names": _STRATEGIES},
         {"title": "Parts of a training", "names": ["Augmentation", "MLPHead"]},
+        {"title": "What is computed once", "names": ["FeatureCache"]},
     ],
     "sktransfer.strategies": [
         {"title": "What learns", "names": _STRATEGIES},
@@ -45,12 +46,14 @@ API_REFERENCE = {
             "names": [
                 "SktransferError",
                 "BackboneNotFoundError",
+                "FeatureCacheError",
                 "ImageShapeError",
                 "InvalidImageError",
                 "WeightsDownloadError",
                 "WeightsMismatchError",
             ],
         },
+        {"title": "Warnings", "names": ["FeatureCacheWarning"]},
     ],
 }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sktransfer import backbones, datasets, exceptions, strategies
+    from sktransfer._cache.feature_cache import FeatureCache
     from sktransfer._classifier import TransferClassifier
     from sktransfer._engine.heads import MLPHead
     from sktransfer._feature_extractor import FeatureExtractorTransformer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "Augmentation": "sktransfer._images.augmentation",
+    "FeatureCache": "sktransfer._cache.feature_cache",
     "FeatureExtraction": "sktransfer.strategies",
     "FeatureExtractorTransformer": "sktransfer._feature_extractor",
     "FineTuning": "sktransfer.strategies",
@@ -35,6 +37,7 @@ _SUBMODULES = ("backbones", "datasets", "exceptions", "strategies")
 
 __all__ = [
     "Augmentation",
+    "FeatureCache",
     "FeatureExtraction",
     "FeatureExtractorTransformer",
     "FineTuning",

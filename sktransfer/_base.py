@@ -12,8 +12,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
+from sktransfer._cache.feature_cache import FeatureCache, open_store
 from sktransfer._cache.keys import activation_key, fingerprint
-from sktransfer._cache.memory import SHARED, StorePass
 from sktransfer._images.inputs import (
     check_image_shape,
     input_kind,
@@ -24,6 +24,7 @@ from sktransfer._images.inputs import (
     rows_value_range,
 )
 from sktransfer._images.loading import n_threads
+from sktransfer._images.views import view_content
 from sktransfer.backbones._backbone import open_backbone
 from sktransfer.exceptions import ImageShapeError
 
@@ -42,7 +43,7 @@ class ImageEstimator(BaseEstimator):
         "resize": [StrOptions({"auto", "crop", "squash"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str],
-        "cache": [StrOptions({"auto"}), None],
+        "cache": [str, Path, FeatureCache, None],
         "store_weights_in_pickle": ["boolean"],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
@@ -133,11 +134,12 @@ class ImageEstimator(BaseEstimator):
         return read_rows(X, self.image_shape_, self.value_range_)
 
     def _compute_features(
-        self, images, *, layer=(_POOLED, "avg"), nan_rows=False, hint=""
+        self, images, *, layer=(_POOLED, "avg"), nan_rows=False, hint="", view=None
     ):
         """Features (n, d), float32, of images; known ones come from the cache.
 
-        `layer` is the name of a stage, and the pooling that makes a vector of it.
+        `layer` is the name of a stage, and the pooling that makes a vector of it;
+        `view` are Views and the number of the one that is wanted.
         """
         from sktransfer._engine.device import resolve_device
         from sktransfer._engine.prefix import MIN_ROWS, PrefixJob, raise_problems
@@ -154,32 +156,42 @@ class ImageEstimator(BaseEstimator):
             n_threads(self.n_jobs),
             max(MIN_ROWS, self.batch_size) if full_batches else MIN_ROWS,
         )
-        if self.cache is not None:
-            self._connect_cache(job, layer, device, full_batches)
+        if view is not None:
+            views, number = view
+            job.augment = partial(views.pixels_of(job.preprocessing), view=number)
+            job.decode_factor = views.decode_factor
+        if self.cache is not None and (view is None or view[0].are_lasting):
+            self._connect_cache(job, layer, device, full_batches, view)
         features = job.run(images)
         if not nan_rows:
             raise_problems(job.problems, len(images), hint)
         return features
 
-    def _connect_cache(self, job, layer, device, full_batches):
+    def _connect_cache(self, job, layer, device, full_batches, view):
         # A vector has one pooling; raw activations at a cut are kept by its name alone.
         cut = layer[0] if layer[0] == self.backbone_.last else " ".join(layer)
         network = self.backbone_.fingerprint_at(layer[0])
-        store, job.key_of = self._store(network, cut, device, full_batches)
-        job.get, job.put = store.get, store.put
+        views, number = view or (None, 0)
+        job.store, key_of = self._store(network, cut, device, full_batches, views=views)
+        job.key_of = partial(key_of, view=number)
 
-    def _store(self, network, cut, device, full_batches, store=None):
+    def _store(self, network, cut, device, full_batches, store=None, views=None):
         """One pass over the store, and the function from contents to its keys."""
+        more = {} if views is None else {"views": views.determinants()}
         everything = fingerprint(
             backbone=network,
             cut=cut,
             preprocessing=self.backbone_.preprocessing.to_dict(),
             device=device.type,
             batch_size=self.batch_size if full_batches else None,
+            **more,
         )
-        return StorePass(store or SHARED), partial(
-            activation_key, fingerprint=everything
-        )
+
+        def key_of(content, view):
+            content = content if views is None else view_content(content, view)
+            return activation_key(content, everything)
+
+        return (store or open_store(self.cache)).new_pass(), key_of
 
     def __getstate__(self):
         """Store weights by reference, or all of them where that is asked for."""

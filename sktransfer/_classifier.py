@@ -54,7 +54,13 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
     augmentation : str, Augmentation, callable or None, default=None
         Random changes of the training images, anew in each epoch: ``"light"``,
         ``"standard"``, ``"trivial"``, an :class:`Augmentation`, or a callable that maps
-        an RGB PIL image to a PIL image. Only training by gradients sees it.
+        an RGB PIL image to a PIL image. Only training sees it.
+    augmentation_views : int or None, default=None
+        Number of fixed random views an image has, which epochs see in turn; None is a
+        new one in each. They are kept like images: a frozen part of the network sees
+        each view once, and a linear head on a frozen network is solved exactly on all
+        of them. With an int as `random_state` other fits share them. Without effect
+        where `augmentation` is None.
     loss : {"auto", "cross_entropy", "bce", "focal"} or callable, default="auto"
         ``"auto"`` is cross-entropy, and binary cross-entropy for a multilabel target. A
         callable ``f(output, target)`` returns one value a row.
@@ -106,9 +112,11 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
     device : str, default="auto"
         ``"auto"`` is cuda, else mps, else cpu, whichever there is first; or a device in
         torch's notation.
-    cache : "auto" or None, default="auto"
-        ``"auto"`` keeps features in memory, 512 MB at most, shared by all estimators of
-        the process. With None nothing outlives a call of a method.
+    cache : "auto", str, Path, FeatureCache or None, default="auto"
+        Where what the frozen network says about images is kept: ``"auto"`` is in
+        memory, 512 MB at most, shared by all estimators of the process; a path or
+        :class:`FeatureCache` is a file, shared with other processes and kept for later
+        sessions. With None nothing outlives a call of a method.
     store_weights_in_pickle : bool, default=False
         Pickles hold where the weights can be found again, with their digest; True puts
         the weights in. Weights that cannot be found again are always put in.
@@ -190,6 +198,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         value_range="auto",
         resize="auto",
         augmentation=None,
+        augmentation_views=None,
         loss="auto",
         label_smoothing=0.0,
         class_weight=None,
@@ -225,6 +234,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         self.value_range = value_range
         self.resize = resize
         self.augmentation = augmentation
+        self.augmentation_views = augmentation_views
         self.loss = loss
         self.label_smoothing = label_smoothing
         self.class_weight = class_weight

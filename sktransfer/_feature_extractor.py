@@ -86,9 +86,10 @@ class FeatureExtractorTransformer(
     device : str, default="auto"
         ``"auto"`` is cuda, else mps, else cpu, whichever there is first; or a device in
         torch's notation.
-    cache : "auto" or None, default="auto"
-        ``"auto"`` keeps features in memory, 512 MB at most, shared by all estimators of
-        the process. None computes them each time.
+    cache : "auto", str, Path, FeatureCache or None, default="auto"
+        Where features are kept: ``"auto"`` is in memory, 512 MB at most, shared by all
+        estimators of the process; a path or :class:`FeatureCache` is a file, shared
+        with other processes and kept for later sessions. None computes them each time.
     on_invalid : {"raise", "nan"}, default="raise"
         What becomes of rows whose image is missing or broken: an error that lists them,
         or NaN in all features.

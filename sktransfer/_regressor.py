@@ -51,7 +51,13 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
     augmentation : str, Augmentation, callable or None, default=None
         Random changes of the training images, anew in each epoch: ``"light"``,
         ``"standard"``, ``"trivial"``, an :class:`Augmentation`, or a callable that maps
-        an RGB PIL image to a PIL image. Only training by gradients sees it.
+        an RGB PIL image to a PIL image. Only training sees it.
+    augmentation_views : int or None, default=None
+        Number of fixed random views an image has, which epochs see in turn; None is a
+        new one in each. They are kept like images: a frozen part of the network sees
+        each view once, and a linear head on a frozen network is solved exactly on all
+        of them. With an int as `random_state` other fits share them. Without effect
+        where `augmentation` is None.
     loss : {"auto", "mse", "l1", "huber"} or callable, default="auto"
         Of the standardized target. ``"auto"`` is ``"mse"``; ``"huber"`` is squared up
         to an error of 1, one standard deviation, and linear from there on. A callable
@@ -99,9 +105,11 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
     device : str, default="auto"
         ``"auto"`` is cuda, else mps, else cpu, whichever there is first; or a device in
         torch's notation.
-    cache : "auto" or None, default="auto"
-        ``"auto"`` keeps features in memory, 512 MB at most, shared by all estimators of
-        the process. With None nothing outlives a call of a method.
+    cache : "auto", str, Path, FeatureCache or None, default="auto"
+        Where what the frozen network says about images is kept: ``"auto"`` is in
+        memory, 512 MB at most, shared by all estimators of the process; a path or
+        :class:`FeatureCache` is a file, shared with other processes and kept for later
+        sessions. With None nothing outlives a call of a method.
     store_weights_in_pickle : bool, default=False
         Pickles hold where the weights can be found again, with their digest; True puts
         the weights in. Weights that cannot be found again are always put in.
@@ -180,6 +188,7 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         value_range="auto",
         resize="auto",
         augmentation=None,
+        augmentation_views=None,
         loss="auto",
         task_weights=None,
         optimizer="adamw",
@@ -213,6 +222,7 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         self.value_range = value_range
         self.resize = resize
         self.augmentation = augmentation
+        self.augmentation_views = augmentation_views
         self.loss = loss
         self.task_weights = task_weights
         self.optimizer = optimizer

@@ -1,12 +1,10 @@
 """Where a fit's activations come from, and what a fit is told apart by."""
 
-from functools import partial
 from hashlib import blake2b
 
 import numpy as np
 
-from sktransfer._cache.memory import MemoryStore
-from sktransfer._images.augmentation import augmented_pixels, resolve_augmentation
+from sktransfer._cache.memory import SHARED, MemoryStore
 from sktransfer._images.decode import DecodeError
 from sktransfer._images.loading import n_threads
 
@@ -25,27 +23,32 @@ class Sources:
         The images of the fit.
     device : torch.device
         Where training happens.
-    seed : int
-        Seed of the augmentation.
+    views : Views or None
+        How training sees images; None is as they are.
     """
 
-    def __init__(self, estimator, images, device, seed):
+    def __init__(self, estimator, images, device, views):
         self.estimator, self.images = estimator, images
-        self.device, self.seed = device, seed
-        self.augmentation = resolve_augmentation(estimator.augmentation)
+        self.device, self.views = device, views
         self._made = {}
-        # Without a cache the epochs of this fit still share what it computes.
-        self._own_store = MemoryStore() if estimator.cache is None else None
+        # Epochs of this fit share what no other fit may use.
+        self._own_store = MemoryStore()
 
     def __call__(self, cut, training):
         """Return the source of inputs behind a cut; None cuts before everything."""
-        augmentation = self.augmentation if training else None
-        key = cut, augmentation is not None
+        views = self.views if training else None
+        key = cut, views is not None
         if key not in self._made:
-            self._made[key] = self._make(cut, augmentation)
+            self._made[key] = self._make(cut, views)
         return self._made[key]
 
-    def _make(self, cut, augmentation):
+    def close(self):
+        """Say that the fit is over."""
+        for source in self._made.values():
+            if source.store is not None:
+                source.store.end()
+
+    def _make(self, cut, views):
         from sktransfer._engine.data import Activations
         from sktransfer._engine.prefix import MIN_ROWS
 
@@ -61,20 +64,22 @@ class Sources:
             max(MIN_ROWS, size) if full else MIN_ROWS,
             max(MIN_ROWS, size),
         )
-        if augmentation is None:
-            network = "" if cut is None else backbone.fingerprint_at(cut)
-            name = "pixels" if cut is None else cut
-            store, key_of = estimator._store(
-                network, name, self.device, full, self._own_store
-            )
-            source.get, source.put = store.get, store.put
-            source.key_of = lambda content, view: key_of(content)  # noqa: ARG005
-            return source
-        source.augment = partial(
-            augmented_pixels, augmentation, backbone.preprocessing, self.seed
-        )
-        source.decode_factor = getattr(augmentation, "decode_factor", 1.0)
+        if views is None or views.n is not None:
+            source.store, source.key_of = self._store_at(cut, views, full)
+        if views is not None:
+            source.augment = views.pixels_of(backbone.preprocessing)
+            source.decode_factor = views.decode_factor
         return source
+
+    def _store_at(self, cut, views, full):
+        backbone, store = self.estimator.backbone_, None
+        if self.estimator.cache is None or not (views is None or views.are_lasting):
+            store = self._own_store
+        elif cut is None:
+            store = SHARED  # files hold what a network has computed, not pixels
+        network = "" if cut is None else backbone.fingerprint_at(cut)
+        name = "pixels" if cut is None else cut
+        return self.estimator._store(network, name, self.device, full, store, views)
 
 
 def identity_of(estimator, fit):

@@ -1,5 +1,6 @@
 """What estimators that learn from y share: a call of fit, its heads, and predict."""
 
+from contextlib import closing
 from copy import deepcopy
 
 import numpy as np
@@ -100,13 +101,25 @@ class SupervisedEstimator(TrainedEstimator):
             self._seed_of_this_fit(),
         )
 
-    def _solved(self, fit, C):
-        """Exact heads, one a column of y, on the training rows."""
-        features, heads = self._features(fit.images), []
+    def _solved(self, fit, C, views=None):
+        """Exact heads, one a column of y, on the training rows, or on views of them."""
+        n_views, heads = 1 if views is None else views.n, []
+        features = [
+            self._features(fit.images, views and (views, number))
+            for number in range(n_views)
+        ]
         for c in range(fit.targets.known.shape[1]):
             rows = fit.train[fit.targets.known[fit.train, c]]
+            seen = np.concatenate([of_view[rows] for of_view in features])
             weight = None if fit.sample_weight is None else fit.sample_weight[rows]
-            heads.append(self._solve(features[rows], fit.targets, c, rows, C, weight))
+            if n_views > 1:
+                # All views of an image together weigh as much as the image.
+                weight = np.ones(len(rows)) if weight is None else weight
+                rows, weight = (
+                    np.tile(rows, n_views),
+                    np.tile(weight, n_views) / n_views,
+                )
+            heads.append(self._solve(seen, fit.targets, c, rows, C, weight))
         return heads
 
     def _trained_heads(self, module, targets):
@@ -159,8 +172,9 @@ class SupervisedEstimator(TrainedEstimator):
         training = self._training(fit, module, net=net)
         if net is None and goes_on:
             training.go_on(self.__dict__.get("_history", []))
-        self._check_images(training, phases[-1].cut)
-        training.one_more_epoch(phases[-1], len(phases) - 1)
+        with closing(training.task.activations):
+            self._check_images(training, phases[-1].cut)
+            training.one_more_epoch(phases[-1], len(phases) - 1)
         training.net.forget_data()
         self._take_over(training.net, fit)
         self._net = training.net

@@ -1,5 +1,6 @@
 """What estimators that train share: parameters, phases, and what a fit leaves."""
 
+from contextlib import closing
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sktransfer._fit import history_frame, rows_of
 from sktransfer._fitted_state import FittedState
 from sktransfer._images.augmentation import NAMES as AUGMENTATIONS
 from sktransfer._images.augmentation import Augmentation
+from sktransfer._images.views import training_views
 from sktransfer._randomness import derived_seed, seeded_globals
 from sktransfer._sources import Sources, identity_of
 from sktransfer._validation import validation_split
@@ -31,6 +33,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
         "strategy": [Strategy, StrOptions(set(NAMES)), None],
         "head": [StrOptions({"linear"}), callable],
         "augmentation": [StrOptions(set(AUGMENTATIONS)), Augmentation, callable, None],
+        "augmentation_views": [Interval(Integral, 1, None, closed="left"), None],
         "loss": [str, callable],
         "task_weights": ["array-like", None],
         "optimizer": [str, type],
@@ -90,9 +93,14 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
             found.append(f"loss={self.loss!r}")
         if getattr(self, "label_smoothing", 0.0):
             found.append(f"label_smoothing={self.label_smoothing!r}")
-        if self.augmentation is not None:
+        if self.augmentation is not None and self.augmentation_views is None:
             found.append(f"augmentation={self.augmentation!r}")
         return found
+
+    def _views(self, fit):
+        return training_views(
+            self.augmentation, self.augmentation_views, self.random_state, fit.seed
+        )
 
     def _phases(self, strategy, *, least=False):
         """Phases with their epochs, or (`least`) with as few as can be."""
@@ -113,7 +121,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
         tasks = FitTasks(self, phases, fit.data, self._fitted_attributes)
         for phase in phases:
             tasks.begin_phase(phase)
-            solved = self._solved(fit, phase.C)
+            solved = self._solved(fit, phase.C, self._views(fit))
             self._set_heads(solved, fit.targets)
             tasks.end_phase()
         tasks.end()
@@ -152,9 +160,10 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
         training.tasks = FitTasks(
             self, phases, fit.data, lambda: self._snapshot(training, fit)
         )
-        if phases[0].solver != "exact":
-            self._check_images(training, phases[0].cut)
-        training.run(phases, state, goes_on=goes_on)
+        with closing(training.task.activations):
+            if phases[0].solver != "exact":
+                self._check_images(training, phases[0].cut)
+            training.run(phases, state, goes_on=goes_on)
         self._take_over(training.net, fit)
         training.tasks.end()
         if best is not None and best.probe_score is not None:
@@ -171,9 +180,9 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
         from sktransfer._engine.module import segments_up_to
         from sktransfer._engine.training import Recipe, Task, Training
 
-        device = resolve_device(self.device)
+        device, views = resolve_device(self.device), self._views(fit)
         task = Task(
-            Sources(self, fit.images, device, fit.seed),
+            Sources(self, fit.images, device, views),
             [_tensor(values) for values in fit.targets.values()],
             _tensor(fit.weights),
             self._losses(fit.targets),
@@ -192,6 +201,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
             self.batch_size,
             device,
             fit.seed,
+            None if views is None else views.n,
             callbacks=self.callbacks,
             verbose=int(self.verbose),
         )
@@ -272,9 +282,9 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
         module.set_heads(heads)
         return module
 
-    def _features(self, images):
-        """Compute what heads see of images, (n, n_features)."""
-        return self._compute_features(images, layer=self._layer)
+    def _features(self, images, view=None):
+        """Compute what heads see of images, or of a view of them, (n, n_features)."""
+        return self._compute_features(images, layer=self._layer, view=view)
 
     def _standardization(self, features, sample_weight):
         """Mean and scale by which heads are solved, and trained alone."""

@@ -6,6 +6,8 @@ All of them are also the built-in error a user of scikit-learn would catch, so
 
 __all__ = [
     "BackboneNotFoundError",
+    "FeatureCacheError",
+    "FeatureCacheWarning",
     "ImageShapeError",
     "InvalidImageError",
     "SktransferError",
@@ -103,6 +105,35 @@ class BackboneNotFoundError(SktransferError, ValueError):
             f"There is no backbone named {self.name!r}.{suggestion} "
             "sktransfer.backbones.list_backbones() lists the names."
         )
+
+
+class FeatureCacheError(SktransferError, OSError):
+    """A file cannot serve as feature cache.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    reason : str
+        What is wrong with it.
+    advice : str
+        What to do, as a sentence.
+    """
+
+    def __init__(self, path, reason, advice):
+        super().__init__(path, reason, advice)
+        self.path, self.reason, self.advice = path, reason, advice
+
+    def __str__(self):
+        """Format the message as file, reason, advice."""
+        return (
+            f"The file {self.path!r} cannot serve as feature cache: {self.reason}. "
+            f"{self.advice}"
+        )
+
+
+class FeatureCacheWarning(UserWarning):
+    """A feature cache works more slowly than it could, or no longer; results hold."""
 
 
 class WeightsMismatchError(SktransferError, ValueError):

@@ -112,3 +112,6 @@ class Ready:
 
     def finish(self, rows):
         return self.activations[rows]
+
+    def release(self):
+        pass

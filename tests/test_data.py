@@ -1,6 +1,8 @@
 """What training sees of each image: batches, order, the store, and broken images."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from sktransfer._cache.memory import _ENTRY_OVERHEAD, MemoryStore
 from sktransfer._engine.data import (
     Activations,
     Rows,
@@ -23,6 +26,7 @@ from sktransfer._randomness import seeded_globals
 from sktransfer.exceptions import InvalidImageError
 
 CPU = torch.device("cpu")
+ROOM_OF_ONE = 16 * 3 * 3 * 4 + _ENTRY_OVERHEAD  # an activation of `network`
 SIZE = 8
 PREPROCESSING = Preprocessing(image_size=SIZE, resize_size=SIZE, resize="squash")
 
@@ -30,18 +34,6 @@ PREPROCESSING = Preprocessing(image_size=SIZE, resize_size=SIZE, resize="squash"
 def pixels(n, size=SIZE):
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, size=(n, size, size, 3), dtype=np.uint8)
-
-
-class Store(dict):
-    """A store of activations that is full at some size."""
-
-    def __init__(self, most=10**6):
-        super().__init__()
-        self.most = most
-
-    def put(self, key, value):
-        if len(self) < self.most:
-            self[key] = np.array(value, order="C")
 
 
 def network():
@@ -56,7 +48,7 @@ def source(images, net=None, store=None, **options):
         images = read_pixels(images, None)
     options = {"threads": 1, "min_rows": 16, "max_rows": 32, **options}
     if store is not None:
-        options |= {"get": store.get, "put": store.put}
+        options |= {"store": store.new_pass()}
         options |= {"key_of": lambda content, view: (content, view)}
     sizes = []
     if net is not None:
@@ -136,7 +128,7 @@ def test_order_draws_from_no_global_generator():
 @pytest.mark.parametrize("with_store", [False, True])
 def test_before_every_stage_training_sees_normalized_pixels(with_store):
     X = pixels(6)
-    data, _ = source(X, store=Store() if with_store else None)
+    data, _ = source(X, store=MemoryStore() if with_store else None)
     for _ in range(2):
         found = activations(data, [4, 0, 5])
         expected = normalized_batch(list(X[[4, 0, 5]]), PREPROCESSING, CPU)
@@ -148,7 +140,7 @@ def test_before_every_stage_training_sees_normalized_pixels(with_store):
 def test_behind_a_cut_training_sees_what_the_network_puts_out(with_store):
     X, net = pixels(20), network()
     expected = expected_activations(X, net)
-    data, _ = source(X, net, Store() if with_store else None)
+    data, _ = source(X, net, MemoryStore() if with_store else None)
     for rows in (np.arange(20), np.array([3, 17, 3])):
         for _ in range(2):
             found = activations(data, rows)
@@ -158,7 +150,7 @@ def test_behind_a_cut_training_sees_what_the_network_puts_out(with_store):
 
 def test_vectors_behind_the_last_stage_stay_vectors():
     net = nn.Sequential(network(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    data, _ = source(pixels(4), net, Store())
+    data, _ = source(pixels(4), net, MemoryStore())
     first = activations(data, [0, 1, 2, 3])
     assert first.shape == (4, 16)
     assert torch.equal(activations(data, [0, 1, 2, 3]), first)
@@ -166,7 +158,7 @@ def test_vectors_behind_the_last_stage_stay_vectors():
 
 @pytest.mark.parametrize("with_store", [False, True])
 def test_what_follows_a_frozen_network_can_learn(with_store):
-    data, _ = source(pixels(4), network(), Store() if with_store else None)
+    data, _ = source(pixels(4), network(), MemoryStore() if with_store else None)
     found = activations(data, [0, 1, 2, 3])
     assert not found.requires_grad
     assert not found.is_inference()
@@ -185,7 +177,7 @@ def test_network_that_could_learn_gets_no_gradients_here():
 def test_each_row_passes_the_network_once_where_there_is_a_store():
     X, net = pixels(40), network()
     expected = expected_activations(X, net)
-    data, sizes = source(X, net, Store())
+    data, sizes = source(X, net, MemoryStore())
     for epoch in range(3):
         for rows in split_batches(epoch_order(40, 0, epoch), 20):
             found = activations(data, rows)
@@ -196,7 +188,7 @@ def test_each_row_passes_the_network_once_where_there_is_a_store():
 def test_only_the_new_rows_of_a_batch_pass_the_network():
     X, net = pixels(60), network()
     expected = expected_activations(X, net)
-    data, sizes = source(X, net, Store())
+    data, sizes = source(X, net, MemoryStore())
     activations(data, np.arange(0, 40, 2))
     assert torch.equal(activations(data, np.arange(40)), expected[:40])
     assert sizes == [20, 20]
@@ -214,7 +206,7 @@ def test_each_row_passes_the_network_each_time_where_there_is_no_store():
 def test_rows_for_which_the_store_has_no_room_are_computed_anew():
     X, net = pixels(40), network()
     expected = expected_activations(X, net)
-    data, sizes = source(X, net, Store(most=20))
+    data, sizes = source(X, net, MemoryStore(20 * ROOM_OF_ONE))
     for _ in range(3):
         assert torch.equal(activations(data, np.arange(40)), expected)
     # More than 32 rows are split; later only the 20 that are not kept.
@@ -223,7 +215,7 @@ def test_rows_for_which_the_store_has_no_room_are_computed_anew():
 
 def test_equal_images_share_a_place_in_the_store():
     X = pixels(1)[np.zeros(20, int)]
-    store = Store()
+    store = MemoryStore()
     data, sizes = source(X, network(), store)
     activations(data, np.arange(10))
     activations(data, np.arange(10, 20))
@@ -232,11 +224,50 @@ def test_equal_images_share_a_place_in_the_store():
 
 
 def test_another_fit_finds_what_the_store_has():
-    X, net, store = pixels(20), network(), Store()
+    X, net, store = pixels(20), network(), MemoryStore()
     first = activations(source(X, net, store)[0], np.arange(20))
     data, sizes = source(X[::-1].copy(), net, store)
     assert torch.equal(activations(data, np.arange(20)), first.flip(0))
     assert sizes == []
+
+
+def test_loading_claims_nothing_so_that_nobody_waits_for_a_batch_ahead():
+    store = MemoryStore()
+    data, _ = source(pixels(20), network(), store)
+    loaded = data.load(np.arange(20), 0)
+    keys = [row.key for row in loaded]
+    assert store.new_pass().claim(keys)[1] == set(keys)
+
+
+def test_rows_that_another_fit_computes_are_awaited_and_not_computed():
+    X, net, store = pixels(20), network(), MemoryStore()
+    expected = expected_activations(X, net)
+    data, sizes = source(X, net, store)
+    loaded = data.load(np.arange(20), 0)
+    other, theirs = store.new_pass(), [row.key for row in loaded[15:]]
+    other.claim(theirs)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(data.finish, loaded)
+        while store.info().entries < 15:
+            time.sleep(0.001)
+        assert not found.done()
+        other.put(list(zip(theirs, expected[15:].numpy(), strict=True)))
+        assert torch.equal(found.result(60), expected)
+    assert sizes == [16]
+
+
+def test_claims_of_a_batch_on_which_the_network_fails_are_given_up():
+    store = MemoryStore()
+    data, _ = source(pixels(20), network(), store)
+    loaded = data.load(np.arange(20), 0)
+
+    def fail(*args):
+        raise RuntimeError("broke down")
+
+    data.network.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="broke down"):
+        data.finish(loaded)
+    assert not store.new_pass().busy([row.key for row in loaded])
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 15])
@@ -265,7 +296,7 @@ def test_threads_change_neither_values_nor_order(with_store):
     order = epoch_order(30, 0, 0)
     expected = activations(source(X, net)[0], order)
     for threads in (2, 5):
-        store = Store() if with_store else None
+        store = MemoryStore() if with_store else None
         data, _ = source(X, net, store, threads=threads)
         for _ in range(2):
             assert torch.equal(activations(data, order), expected)
@@ -305,7 +336,7 @@ def test_augmentation_gets_the_image_its_content_and_the_view():
 
 
 def test_views_are_kept_apart_in_the_store():
-    X, net, store = pixels(20), network(), Store()
+    X, net, store = pixels(20), network(), MemoryStore()
     data, sizes = source(X, net, store, augment=tinted)
     first = [activations(data, np.arange(20), view) for view in (0, 1)]
     assert not torch.equal(*first)
@@ -370,7 +401,7 @@ def test_load_names_the_rows_of_its_batch_that_are_broken(
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("with_network", [False, True])
 def test_check_names_all_rows_that_are_broken(some_broken, threads, with_network):
-    net, store = network() if with_network else None, Store()
+    net, store = network() if with_network else None, MemoryStore()
     data, _ = source(some_broken, net, store, threads=threads)
     with pytest.raises(InvalidImageError) as caught:
         data.check(keep=True)
@@ -381,7 +412,7 @@ def test_check_keeps_the_pixels_where_they_are_what_training_sees(tmp_path):
     X, paths = pixels(5), [str(tmp_path / f"{i}.png") for i in range(5)]
     for x, path in zip(X, paths, strict=True):
         Image.fromarray(x).save(path)
-    store = Store()
+    store = MemoryStore()
     data, _ = source(read_items(paths, None), store=store)
     data.check(keep=True)
     assert len(store) == 5
@@ -392,7 +423,7 @@ def test_check_keeps_the_pixels_where_they_are_what_training_sees(tmp_path):
 
 
 def test_check_keeps_nothing_where_training_sees_what_a_network_puts_out():
-    store = Store()
+    store = MemoryStore()
     data, sizes = source(pixels(5), network(), store)
     data.check(keep=True)
     assert len(store) == 0
@@ -401,7 +432,7 @@ def test_check_keeps_nothing_where_training_sees_what_a_network_puts_out():
 
 
 def test_check_keeps_no_pixels_that_nothing_will_look_at():
-    store = Store()
+    store = MemoryStore()
     source(pixels(5), store=store)[0].check(keep=False)
     assert len(store) == 0
 

@@ -1,5 +1,8 @@
 """Images through a frozen network: batches, the store, failures, threads."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +149,43 @@ def test_known_rows_leave_and_the_others_fill_whole_batches():
     assert sizes == [16] * 4
     plain = clone(transformer).set_params(cache=None).fit_transform(X)
     np.testing.assert_array_equal(features, plain)
+
+
+def test_rows_that_another_worker_computes_come_last_and_are_not_computed_again():
+    X = noise(64)
+    transformer, sizes = fitted(n_jobs=1)
+    values = transformer.transform(X)
+    entries = dict(SHARED._entries)
+    SHARED.clear()
+    sizes.clear()
+    # Another worker has claimed every third row, and computes them slowly.
+    keys = list(entries)
+    theirs = keys[::3]
+    other = SHARED.new_pass()
+    assert other.claim(theirs)[1] == set(theirs)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(transformer.transform, X)
+        ours = [key for key in keys if key not in theirs]
+        while any(value is None for value in other.get(ours)):
+            assert not found.done()
+            time.sleep(0.001)
+        other.put([(key, entries[key][1]) for key in theirs[:-2]])
+        assert not found.done()
+        other.release()  # it has failed: the last two are free
+        np.testing.assert_array_equal(found.result(60), values)
+    assert sizes == [16] * 4  # 42 rows and then two, filled up
+    assert SHARED.info().entries == 64
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_failure_leaves_no_claim_behind(n_jobs):
+    X = noise(80)
+    transformer, _, handle = failing_at(2, n_jobs=n_jobs)
+    with pytest.raises(RuntimeError, match="broke down"):
+        transformer.transform(X)
+    handle.remove()
+    assert SHARED._claims == {}
+    assert np.isfinite(transformer.transform(X)).all()
 
 
 def test_short_batches_are_filled_up_to_sixteen_rows():

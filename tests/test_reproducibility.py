@@ -16,6 +16,7 @@ from joblib import Parallel, delayed
 from torch import nn
 
 from sktransfer import (
+    FeatureCache,
     FeatureExtraction,
     FineTuning,
     GradualUnfreezing,
@@ -35,6 +36,7 @@ def shaken(image):
     return image.rotate(angle + float(torch.rand(1)))
 
 
+TWO_VIEWS = {"augmentation_views": 2, "max_epochs": 3}
 SETTINGS = {
     "exact": {"strategy": "feature_extraction"},
     "gradient": {"strategy": FeatureExtraction("gradient")},
@@ -44,6 +46,9 @@ SETTINGS = {
     "delta": {"strategy": ParameterSharing("delta", unfreeze=2)},
     "dropout": {"head": dropping},
     "augmentation": {"strategy": FineTuning(1), "augmentation": "trivial"},
+    "views": {"strategy": FineTuning(1), "augmentation": "light", **TWO_VIEWS},
+    "views, exact": {"strategy": "feature_extraction", "augmentation": "light"}
+    | TWO_VIEWS,
     "own augmentation": {"strategy": FineTuning(1), "augmentation": shaken},
     "early stopping": {"early_stopping": True, "validation_fraction": 0.5},
 }
@@ -66,7 +71,7 @@ def fitted_bits(**params):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_same_seed_gives_the_same_bits_whatever_the_cache_holds(setting):
+def test_same_seed_gives_the_same_bits_whatever_the_cache_holds(setting, tmp_path):
     params = SETTINGS[setting]
     SHARED.clear()
     cold = fitted_bits(**params)
@@ -74,6 +79,10 @@ def test_same_seed_gives_the_same_bits_whatever_the_cache_holds(setting):
     without = fitted_bits(cache=None, **params)
     assert cold == warm
     assert cold == without
+    with FeatureCache(tmp_path / "features.sqlite") as file:
+        assert fitted_bits(cache=file, **params) == cold
+        file.close()
+        assert fitted_bits(cache=file, **params) == cold
 
 
 def test_same_bits_on_mini_whatever_the_cache_holds():

@@ -7,6 +7,7 @@ from _networks import classifier, images, regressor
 
 from sktransfer import Augmentation
 from sktransfer._engine.prefix import MIN_ROWS
+from sktransfer._images.views import training_views
 from sktransfer._sources import Sources, identity_of
 
 CPU = torch.device("cpu")
@@ -17,7 +18,9 @@ def sources(seed=0, n=12, **params):
     X, y = images(n)
     estimator = classifier("feature_extraction", **params).fit(X, y)
     read = estimator._read_images(X, reset=False)
-    return Sources(estimator, read, CPU, seed), estimator
+    params = estimator.augmentation, estimator.augmentation_views
+    views = training_views(*params, random_state=None, seed=seed)
+    return Sources(estimator, read, CPU, views), estimator
 
 
 def activations(source, rows=range(12), view=0):
@@ -74,8 +77,8 @@ def test_nothing_random_is_kept():
     made, _ = sources(augmentation="standard")
     source = made("low", training=True)
     activations(source)
-    assert source.put is source.get is source.key_of is None
-    assert made("low", training=False).put is not None
+    assert source.store is source.key_of is None
+    assert made("low", training=False).store is not None
 
 
 def test_crops_are_decoded_at_a_larger_size():

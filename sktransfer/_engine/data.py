@@ -3,6 +3,9 @@
 Behind a cut that is the prefix's output, before everything it is the pixels. Without
 random augmentation it is computed once per image and kept while there is room; the
 rest is computed anew when its turn comes. Batches are loaded one ahead of training.
+
+Rows are claimed only while they pass the network, between two steps: a step that held
+claims of the next batch while it waits for others could wait for ever.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +17,16 @@ import torch
 
 from sktransfer._engine.prefix import (
     LoadedRow,
-    load_row,
+    load_in_portions,
+    load_rows,
     normalized_batch,
     raise_problems,
 )
 from sktransfer._images.decode import DecodeError
-from sktransfer._images.loading import map_ordered
 from sktransfer._randomness import derived_seed
 
 _ORDER = 1
+_CHECKED_AHEAD = 64
 
 
 @dataclass
@@ -51,8 +55,8 @@ class Activations:
         How much larger than usual images must be decoded, since crops are cut out.
     key_of : callable or None, default=None
         ``key_of(content, view)`` is the key in the store; None: nothing is kept.
-    get, put : callable or None, default=None
-        The store: ``get(key)`` is an array or None, ``put(key, array)``.
+    store : StorePass or None, default=None
+        This fit's pass over the store.
     """
 
     images: object
@@ -65,8 +69,7 @@ class Activations:
     augment: object = None
     decode_factor: float = 1.0
     key_of: object = None
-    get: object = None
-    put: object = None
+    store: object = None
     _keys: dict = field(default_factory=dict, repr=False)
 
     def load(self, rows, view):
@@ -85,13 +88,11 @@ class Activations:
             For each row its key, its activation if that is known, else its pixels.
         """
         view = view if self.augment is not None else 0
-        loaded = [self._look_up(int(row), view) for row in rows]
+        loaded = self._look_up(rows, view)
         missing = [i for i, found in enumerate(loaded) if found is None]
-        if missing:
-            read = _Reader(self, rows[missing], view)
-            results = map_ordered(read, len(missing), self.threads, len(missing))
-            for i, result in zip(missing, results, strict=True):
-                loaded[i] = result
+        results = self._read(rows[missing], view, len(missing))
+        for i, (_, result) in zip(missing, results, strict=True):
+            loaded[i] = result
         problems = [
             (int(row), str(result))
             for row, result in zip(rows, loaded, strict=True)
@@ -113,29 +114,63 @@ class Activations:
         InvalidImageError
             If images are missing or broken.
         """
-        n, problems = len(self.images), []
-        read = _Reader(self, np.arange(n), 0)
-        for row, result in enumerate(map_ordered(read, n, self.threads, 64)):
+        n, problems, kept = len(self.images), [], []
+        for row, result in self._read(range(n), 0, _CHECKED_AHEAD):
             if isinstance(result, DecodeError):
                 problems.append((row, str(result)))
             elif keep and self.network is None and result.pixels is not None:
-                self._keep([(result.key, result.pixels)])
+                kept.append((result.key, result.pixels))
+                if len(kept) == self.max_rows:
+                    kept = self._keep(kept)
+        self._keep(kept)
         raise_problems(problems, n, "")
 
     def known(self, rows, view):
-        """Return what `load` would, if that needs no reading, else None."""
-        loaded, view = [], view if self.augment is not None else 0
-        for row in rows:
-            found = self._look_up(int(row), view)
-            if found is None:
-                return None
-            loaded.append(found)
-        return loaded
+        """Return what `load` would, if that needs neither reading nor a file."""
+        if self.store is None or not self.store.in_memory:
+            return None
+        loaded = self._look_up(rows, view if self.augment is not None else 0)
+        return None if None in loaded else loaded
 
-    def _look_up(self, row, view):
-        key = self._keys.get((row, view))
-        known = self.get(key) if key is not None else None
-        return None if known is None else LoadedRow(key, known)
+    def release(self):
+        """Tell the store that an epoch is over."""
+        if self.store is not None:
+            self.store.release()
+
+    def _look_up(self, rows, view):
+        """Rows as `load` returns them where that is known, else None."""
+        keys = [self._keys.get((int(row), view)) for row in rows]
+        asked = [key for key in keys if key is not None]
+        if not asked:
+            return [None] * len(keys)
+        known = dict(zip(asked, self.store.get(asked), strict=True))
+        return [
+            None if known.get(key) is None else LoadedRow(key, known[key])
+            for key in keys
+        ]
+
+    def _read(self, rows, view, ahead):
+        """Yield rows and what they hold, read by threads."""
+        load = partial(self._load_some, view=view)
+        return load_in_portions(load, rows, self.threads, ahead)
+
+    def _load_some(self, rows, view):
+        """Look rows up, or decode them, and remember their keys; what threads do."""
+        found = load_rows(
+            self.images,
+            rows,
+            self.key_of and partial(self.key_of, view=view),
+            self._known_or_wanted,
+            partial(self._pixels_of, view=view),
+        )
+        for row, result in zip(rows, found, strict=True):
+            if isinstance(result, LoadedRow):
+                self._keys[int(row), view] = result.key
+        return found
+
+    def _known_or_wanted(self, keys):
+        values = self.store.get(keys)
+        return values, {k for k, v in zip(keys, values, strict=True) if v is None}
 
     def finish(self, loaded):
         """Bring loaded rows to the device, through the network where they are new.
@@ -152,21 +187,36 @@ class Activations:
         """
         if self.network is None:
             pixels = [p if known is None else known for _, known, p in loaded]
-            self._keep((key, p) for key, _, p in loaded if p is not None)
+            self._keep([(key, p) for key, _, p in loaded if p is not None])
             return normalized_batch(pixels, self.preprocessing, self.device)
-        new = [(key, pixels) for key, known, pixels in loaded if known is None]
-        if len(new) == len(loaded) and self.put is None:
-            return self._forward([pixels for _, pixels in new])
-        computed = iter([])
-        if new:
-            values = self._forward([pixels for _, pixels in new]).cpu().numpy()
-            self._keep(zip((key for key, _ in new), values, strict=True))
-            computed = iter(values)
-        rows = [next(computed) if known is None else known for _, known, _ in loaded]
-        batch = torch.from_numpy(np.stack(rows)).to(self.device)
+        if self.store is None:
+            return self._forward([pixels for _, _, pixels in loaded])
+        values = {key: known for key, known, _ in loaded if known is not None}
+        values |= self._computed({k: p for k, known, p in loaded if known is None})
+        batch = torch.from_numpy(np.stack([values[row.key] for row in loaded]))
+        batch = batch.to(self.device)
         if batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
         return batch
+
+    def _computed(self, pixels):
+        """Activations of new images, given by key; each is computed by one worker."""
+        values = {}
+        while left := [key for key in pixels if key not in values]:
+            found, claimed = self.store.claim(left)
+            pairs = zip(left, found, strict=True)
+            values |= {key: value for key, value in pairs if value is not None}
+            if claimed:
+                mine = [key for key in left if key in claimed]
+                try:
+                    computed = self._forward([pixels[key] for key in mine])
+                    computed = list(zip(mine, computed.cpu().numpy(), strict=True))
+                    self.store.put(computed)
+                finally:
+                    self.store.release()
+                values |= computed
+            self.store.wait([key for key in left if key not in values])
+        return values
 
     def _forward(self, pixels):
         n, most = len(pixels), self.max_rows
@@ -180,33 +230,17 @@ class Activations:
             batch = normalized_batch(pixels, self.preprocessing, self.device)
             return self.network(batch).float()[:n]
 
-    def _keep(self, values):
-        if self.put is not None:
-            for key, value in values:
-                self.put(key, value)
+    def _keep(self, pairs):
+        if self.store is not None and pairs:
+            self.store.put(pairs)
+        return []
 
-
-class _Reader:
-    """What a thread does for one row that is not known yet."""
-
-    def __init__(self, source, rows, view):
-        self.source, self.rows, self.view = source, rows, view
-
-    def __call__(self, i):
-        source, row = self.source, int(self.rows[i])
-        key_of = source.key_of and partial(source.key_of, view=self.view)
-        result = load_row(source.images, row, key_of, source.get, self._pixels_of)
-        if isinstance(result, LoadedRow):
-            source._keys[row, self.view] = result.key
-        return result
-
-    def _pixels_of(self, item, encoded, content):
-        source = self.source
-        size = round(source.preprocessing.decode_size * source.decode_factor)
+    def _pixels_of(self, item, encoded, content, view):
+        size = round(self.preprocessing.decode_size * self.decode_factor)
         image = item.decode(encoded, size)
-        if source.augment is None:
-            return source.preprocessing.pixels(image)
-        return source.augment(image, content, self.view)
+        if self.augment is None:
+            return self.preprocessing.pixels(image)
+        return self.augment(image, content, view)
 
 
 @dataclass
@@ -306,3 +340,4 @@ def batches(dataset, order, batch_size, view):
             if i + 1 < len(chunks):
                 pending = begin(chunks[i + 1])
             yield source.finish(loaded), dataset.labels(chunk)
+    source.release()

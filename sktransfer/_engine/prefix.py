@@ -1,8 +1,9 @@
 """Images -> activations, batch by batch; what is known already is not computed again.
 
 Threads read, hash, decode and resize rows a few batches ahead. Rows whose activation is
-in the store leave before they are decoded; the others are gathered into full batches.
-Activations are stored as their batch is done, so a run that fails keeps what it had.
+in the store leave before they are decoded, and so do rows that another worker has
+claimed, which come last; the others are gathered into full batches. Activations are
+stored as their batch is done, so a run that fails keeps what it had.
 
 A row's value must not depend on its batch, since it may come from the store or not.
 On a CPU, batches of fewer than 16 rows differ in the last bits from larger ones (with
@@ -11,7 +12,9 @@ Where kernels are chosen by the number of rows, off the CPU and in networks with
 squeeze-and-excitation, it is filled up to `batch_size`.
 """
 
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +26,8 @@ from sktransfer.exceptions import InvalidImageError
 
 MIN_ROWS = 16
 _BATCHES_AHEAD = 2
+# Rows that are looked up together: a store in a file wants portions.
+_PORTION = 16
 
 
 @dataclass
@@ -47,8 +52,12 @@ class PrefixJob:
         Shorter batches are filled up to this.
     key_of : callable or None
         Maps the content key of an image to its key in the store; None: no store.
-    get, put : callable or None
-        The store: ``get(key)`` is an array or None, ``put(key, array)``.
+    store : StorePass or None
+        This pass over the store.
+    augment : callable or None
+        ``augment(image, content)`` gives the pixels of a random view of an image.
+    decode_factor : float
+        How much larger than usual images must be decoded, since crops are cut out.
     """
 
     network: torch.nn.Module
@@ -59,8 +68,9 @@ class PrefixJob:
     threads: int
     min_rows: int
     key_of: object = None
-    get: object = None
-    put: object = None
+    store: object = None
+    augment: object = None
+    decode_factor: float = 1.0
     problems: list = field(default_factory=list)
 
     def run(self, images):
@@ -77,53 +87,73 @@ class PrefixJob:
             NaN in the rows that `problems` lists.
         """
         output = np.full((len(images), *self.shape), np.nan, dtype=np.float32)
-        batch = _Batch()
-
-        def read(row):
-            return load_row(images, row, self.key_of, self.get, self._pixels_of)
-
-        done = 0
         try:
-            for row, result in enumerate(
-                map_ordered(
-                    read, len(images), self.threads, _BATCHES_AHEAD * self.batch_size
-                )
-            ):
-                self._sort_in(row, result, batch, output)
-                if len(batch.pixels) == self.batch_size:
-                    self._compute(batch, output)
-                    batch, done = _Batch(), row + 1
+            others = self._sweep(images, range(len(images)), output)
+            while others:
+                self.store.wait(list(others.values()))
+                others = self._sweep(images, list(others), output)
+        finally:
+            if self.store is not None:
+                self.store.end()
+        return output
+
+    def _sweep(self, images, rows, output):
+        """Compute what nobody else computes; return the keys of the other rows."""
+        batch, others, done = _Batch(), {}, 0
+        look_up = None if self.store is None else self.store.claim
+        load = partial(
+            load_rows,
+            images,
+            key_of=self.key_of,
+            look_up=look_up,
+            pixels_of=self._pixels_of,
+        )
+        ahead = _BATCHES_AHEAD * self.batch_size
+        try:
+            # Closed, so that no thread claims rows after a failure.
+            with closing(load_in_portions(load, rows, self.threads, ahead)) as loaded:
+                for row, result in loaded:
+                    self._sort_in(row, result, batch, output, others)
+                    if len(batch.pixels) == self.batch_size:
+                        self._compute(batch, output)
+                        batch, done = _Batch(), min([row + 1, *others])
             if batch.pixels:
                 self._compute(batch, output)
         except Exception as error:
-            kept = " and kept in the cache" if self.put else ""
+            kept = " and kept in the cache" if self.store is not None else ""
             error.add_note(
                 f"Rows before {done} of {len(images)} had been computed{kept}."
             )
             raise
-        return output
+        return others
 
-    def _pixels_of(self, item, source, content):  # noqa: ARG002 (of no augmentation)
-        image = item.decode(source, self.preprocessing.decode_size)
+    def _pixels_of(self, item, source, content):
+        size = round(self.preprocessing.decode_size * self.decode_factor)
+        image = item.decode(source, size)
+        if self.augment is not None:
+            return self.augment(image, content)
         return self.preprocessing.pixels(image)
 
-    def _sort_in(self, row, result, batch, output):
-        """Put one row's result where it belongs: output, batch or problems."""
+    def _sort_in(self, row, result, batch, output, others):
+        """Put one row's result where it belongs: output, batch, others or problems."""
         if isinstance(result, DecodeError):
             self.problems.append((row, str(result)))
         elif result.activation is not None:
             output[row] = result.activation
-        else:
+        elif result.pixels is not None:
             batch.add(row, result)
+        else:
+            others[row] = result.key
 
     def _compute(self, batch, output):
         pixels = batch.pixels
         pixels = pixels + [pixels[-1]] * (self.min_rows - len(pixels))
         activations = self._forward(pixels)
-        for i, (key, rows) in enumerate(zip(batch.keys, batch.rows, strict=True)):
+        for i, rows in enumerate(batch.rows):
             output[rows] = activations[i]
-            if self.put is not None:
-                self.put(key, activations[i])
+        if self.store is not None:
+            computed = activations[: len(batch.keys)]
+            self.store.put(list(zip(batch.keys, computed, strict=True)))
 
     def _forward(self, pixels):
         with torch.inference_mode():
@@ -163,42 +193,97 @@ def normalized_batch(pixels, preprocessing, device):
 
 
 class LoadedRow(NamedTuple):
-    """What reading one row gave: its key, and its activation or else its pixels."""
+    """What reading one row gave: its key, and its activation or else its pixels.
+
+    Without either, another worker is computing the row.
+    """
 
     key: bytes | None = None
     activation: np.ndarray | None = None
     pixels: np.ndarray | None = None
 
 
-def load_row(images, row, key_of, get, pixels_of):
-    """Look one row up, or decode it; what threads do.
+def load_rows(images, rows, key_of, look_up, pixels_of):
+    """Look some rows up, and decode those that are to be computed; what threads do.
 
     Parameters
     ----------
     images : ImageSequence
         The images.
-    row : int
+    rows : sequence of int
         Which of them.
-    key_of, get : callable or None
-        ``get(key_of(content))`` is what the store knows, or None; None: no store.
+    key_of : callable or None
+        Maps content keys to keys of the store; None: no store.
+    look_up : callable or None
+        Maps keys to what the store knows, array or None, and to the set of those that
+        are to be computed.
     pixels_of : callable
         ``pixels_of(item, source, content)`` decodes and resizes.
 
     Returns
     -------
-    LoadedRow or DecodeError
-        An error is returned, not raised, so that all can be reported together.
+    list of LoadedRow or DecodeError
+        Errors are returned, not raised, so that all can be reported together.
     """
+    opened = (_opened(images, row) for row in rows)
+    if key_of is None:
+        return [_decoded(found, None, pixels_of) for found in opened]
+    opened = list(opened)
+    keys = [None if isinstance(f, DecodeError) else key_of(f[2]) for f in opened]
+    asked = [key for key in keys if key is not None]
+    values, wanted = look_up(asked)
+    known = dict(zip(asked, values, strict=True))
+    return [
+        _decoded(found, key, pixels_of)
+        if key is None or key in wanted
+        else LoadedRow(key, known[key])
+        for found, key in zip(opened, keys, strict=True)
+    ]
+
+
+def load_in_portions(load, rows, threads, ahead):
+    """Yield each row with what `load` makes of it, in order, some rows ahead.
+
+    Parameters
+    ----------
+    load : callable
+        Maps rows to what they hold; called in threads.
+    rows : sequence of int
+        The rows.
+    threads : int
+        Number of threads.
+    ahead : int
+        How many rows may wait.
+
+    Yields
+    ------
+    tuple of (int, object)
+        Row and result.
+    """
+    size = max(1, min(_PORTION, -(-len(rows) // threads)))
+    portions = [rows[start : start + size] for start in range(0, len(rows), size)]
+    results = map_ordered(
+        lambda i: load(portions[i]), len(portions), threads, -(-ahead // size)
+    )
+    with closing(results):
+        for portion, found in zip(portions, results, strict=True):
+            yield from zip(portion, found, strict=True)
+
+
+def _opened(images, row):
+    """Item, source and content of a row, or the reason why there are none."""
     try:
         item = images[row]
-        source, content = item.load()
-        key = None
-        if key_of is not None:
-            key = key_of(content)
-            known = get(key)
-            if known is not None:
-                return LoadedRow(key, known)
-        return LoadedRow(key, pixels=pixels_of(item, source, content))
+        return item, *item.load()
+    except DecodeError as error:
+        return error
+
+
+def _decoded(opened, key, pixels_of):
+    if isinstance(opened, DecodeError):
+        return opened
+    try:
+        return LoadedRow(key, pixels=pixels_of(*opened))
     except DecodeError as error:
         return error
 
