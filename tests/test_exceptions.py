@@ -8,6 +8,7 @@ import pytest
 from sktransfer import exceptions
 from sktransfer.exceptions import (
     BackboneNotFoundError,
+    FeatureCacheError,
     ImageShapeError,
     InvalidImageError,
     SktransferError,
@@ -22,6 +23,7 @@ EXAMPLES = [
     (BackboneNotFoundError("resnet8", ["resnet18", "resnet34"]), ValueError),
     (WeightsMismatchError("w.pth", "resnet18", "no 'fc'", "Do this."), ValueError),
     (WeightsDownloadError("https://x/w.pth", "/w.pth", "timed out"), ConnectionError),
+    (FeatureCacheError("/a.jpg", "it is something else", "Pass another."), OSError),
 ]
 each_error = pytest.mark.parametrize(
     ("error", "builtin"),
@@ -31,7 +33,14 @@ each_error = pytest.mark.parametrize(
 
 
 def test_every_public_error_has_an_example():
-    assert {type(error).__name__ for error, _ in EXAMPLES} == set(exceptions.__all__)
+    errors = {name for name in exceptions.__all__ if not name.endswith("Warning")}
+    assert {type(error).__name__ for error, _ in EXAMPLES} == errors
+
+
+def test_every_public_warning_can_be_filtered_as_a_users():
+    others = [getattr(exceptions, n) for n in exceptions.__all__ if "Error" not in n]
+    assert len(others) == 1
+    assert all(issubclass(warning, UserWarning) for warning in others)
 
 
 def test_every_class_of_the_module_is_public():

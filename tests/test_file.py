@@ -102,6 +102,7 @@ def test_values_come_in_the_order_of_their_keys(open_file):
         "shape = '50'",
         "shape = 'x'",
         "dtype = 'nonsense'",
+        "dtype = '<i4'",
         "dtype = '|O'",
         "key = cast('key 1' as blob)",
     ],
@@ -213,11 +214,16 @@ def test_row_is_claimed_by_one_pass_until_it_is_put(open_file):
     assert other.claim([b"a"])[1] == set()
 
 
-@pytest.mark.parametrize("how", ["release", "end"])
+@pytest.mark.parametrize("how", ["release", "end", "is lost"])
 def test_claim_that_is_given_up_is_free(open_file, how):
     one, other = open_file().new_pass(), open_file().new_pass()
     one.claim([b"a"])
-    getattr(one, how)()
+    assert other.busy([b"a"])
+    if how == "is lost":
+        one = None
+    else:
+        getattr(one, how)()
+    assert not other.busy([b"a"])
     assert other.claim([b"a"])[1] == {b"a"}
 
 

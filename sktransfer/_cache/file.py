@@ -4,9 +4,9 @@ What is written as a batch finishes stays, whatever happens to the process. A va
 read only if its checksum fits. Where the file fails in the middle of a pass, a warning
 says so and the pass goes on without it: no fit is lost, and no value is ever wrong.
 
-A claim is a row with the name of its process and a time at which it expires. It is void
-after that time, or when its process is gone. The worst that a void claim of a living
-process can do is that two compute the same row.
+A claim is a row with the name of its pass and a time at which it expires. It is void
+after that time, or when its pass or process is gone. The worst that can come of a claim
+that seems void is that two compute the same row.
 """
 
 import os
@@ -258,10 +258,15 @@ class _FilePass(StorePass):
         return others
 
     def _holds(self, host, pid, number, expires):
-        here = host == socket.gethostname()
-        if here and (pid, number) == (os.getpid(), self.number):
+        """Whether somebody else's claim is still good."""
+        if expires <= time.time():
             return False
-        return expires > time.time() and (not here or _is_alive(pid))
+        if host != socket.gethostname():
+            return True
+        if pid == os.getpid():
+            under_way = any(begun.number == number for begun in list(_passes))
+            return under_way and number != self.number
+        return _is_alive(pid)
 
     def _insert_claims(self, connection, keys):
         now = time.time()
@@ -303,8 +308,8 @@ def _count(connection, entries, n_bytes, hits, misses):
 
 def _insert(connection, key, value, size, number):
     value = np.asarray(value, order="C")
-    shape = ",".join(map(str, value.shape))
-    row = key, number, size, _checksum(key, value), value.dtype.str, shape, value
+    dtype, shape = value.dtype.str, ",".join(map(str, value.shape))
+    row = key, number, size, _checksum(key, dtype, shape, value), dtype, shape, value
     connection.execute(
         "insert into activations "
         "(key, last_pass, size, checksum, dtype, shape, value) "
@@ -321,20 +326,17 @@ def _portions(keys):
         yield some, ",".join("?" * len(some))
 
 
-def _checksum(key, data):
-    # Of key and value, so that a value cannot come to stand under another key.
-    return zlib.crc32(data, zlib.crc32(key))
+def _checksum(key, dtype, shape, value):
+    # Of all that makes the array, and of the key under which it stands.
+    return zlib.crc32(value, zlib.crc32(key + f"{dtype}{shape}".encode()))
 
 
 def _restored(key, checksum, dtype, shape, value):
     """Array of a row; None if the row is not what was written."""
-    if _checksum(key, value) != checksum:
+    if _checksum(key, dtype, shape, value) != checksum:
         return None
-    try:
-        shape = [int(side) for side in shape.split(",") if side]
-        return np.frombuffer(value, dtype).reshape(shape)
-    except (TypeError, ValueError):
-        return None
+    sides = [int(side) for side in shape.split(",") if side]
+    return np.frombuffer(value, dtype).reshape(sides)
 
 
 def _is_alive(pid):

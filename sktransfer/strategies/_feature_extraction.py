@@ -21,10 +21,10 @@ class FeatureExtraction(Strategy):
     solver : {"auto", "exact", "gradient"}, default="auto"
         How the head is fitted. ``"exact"`` is scikit-learn's LogisticRegression with
         the solver lbfgs, or Ridge, on standardized features; it wants
-        ``head="linear"``, ``loss="auto"``, no label smoothing and no random
-        augmentation. ``"gradient"`` trains the head with the estimator's optimizer.
-        ``"auto"`` is exact where it can be; the estimator's ``solver_`` says which it
-        was.
+        ``head="linear"``, ``loss="auto"``, no label smoothing, and no augmentation but
+        by fixed views (``augmentation_views``). ``"gradient"`` trains the head with the
+        estimator's optimizer. ``"auto"`` is exact where it can be; the estimator's
+        ``solver_`` says which it was.
     C : float, default=0.01
         Inverse strength of the L2 penalty on the coefficients of the standardized
         features, as in LogisticRegression; Ridge's ``alpha`` is ``1 / (2 * C)``.
