@@ -34,7 +34,7 @@ NAMES = np.array(["ant", "bee", "cat", "dog"])
 
 def transformer(strategy="feature_extraction", **params):
     """A transformer on the tiny network."""
-    defaults = {"image_size": SIZE, "random_state": 0, "n_jobs": 1, "cv": 3}
+    defaults = {"image_size": SIZE, "random_state": 0, "n_jobs": 1, "cv": 2}
     return FeatureExtractorTransformer(
         params.pop("backbone", three_convs), strategy=strategy, **(defaults | params)
     )
@@ -43,13 +43,13 @@ def transformer(strategy="feature_extraction", **params):
 def with_estimator(estimator, **params):
     """A transformer around an estimator, which has the network."""
     return FeatureExtractorTransformer(
-        strategy=estimator, **({"random_state": 0, "cv": 3} | params)
+        strategy=estimator, **({"random_state": 0, "cv": 2} | params)
     )
 
 
 def memorizing(**params):
     """An estimator that learns whatever labels it gets by heart."""
-    return classifier(FineTuning(), lr=0.01, max_epochs=15, **params)
+    return classifier(FineTuning(), lr=0.01, max_epochs=10, **params)
 
 
 # What cross-fitting is for.
@@ -63,7 +63,7 @@ def auc_of_the_next_model(features, y):
 
 def test_noise_as_labels_leaks_into_naive_features_but_not_into_cross_fitted_ones():
     X, _ = images(90)
-    y = np.random.default_rng(1).permutation(np.arange(90) % 2)
+    y = np.random.default_rng(2).permutation(np.arange(90) % 2)
     tuned = with_estimator(memorizing(), cv=3)
     cross_fitted = tuned.fit_transform(X, y)
     naive = tuned.transform(X)
@@ -72,20 +72,20 @@ def test_noise_as_labels_leaks_into_naive_features_but_not_into_cross_fitted_one
 
 
 def test_a_pipeline_scores_on_new_rows_as_in_cross_validation():
-    X, y = images(90, n_classes=2, noise=230)
-    X_new, y_new = images(300, n_classes=2, noise=230, seed=1)
+    X, y = images(90, n_classes=2, noise=215)
+    X_new, y_new = images(300, n_classes=2, noise=215, seed=1)
     pipe = make_pipeline(
-        with_estimator(classifier(max_epochs=3)), StandardScaler(), LogisticRegression()
+        with_estimator(classifier(), cv=3), StandardScaler(), LogisticRegression()
     )
     expected = cross_val_score(pipe, X, y, cv=3).mean()
     found = pipe.fit(X, y).score(X_new, y_new)
-    assert 0.6 < expected < 0.98
+    assert 0.8 < expected < 0.99
     assert abs(found - expected) < 0.1
 
 
 def test_each_row_gets_the_output_of_the_network_that_has_not_seen_its_fold():
     X, y = images(30)
-    estimator, cv = classifier(), KFold(3, shuffle=True, random_state=1)
+    estimator, cv = classifier(), KFold(2, shuffle=True, random_state=1)
     features = with_estimator(estimator, cv=cv).fit_transform(X, y)
     for train, test in cv.split(X):
         fold = clone(estimator).fit(X[train], y[train])
@@ -118,7 +118,7 @@ def test_embeddings_of_the_folds_are_turned_onto_those_of_the_whole():
 
 def test_embeddings_below_what_learns_are_those_of_the_frozen_network():
     X, y = images(30)
-    tuned = transformer(FineTuning("top"), output="embedding", layer="middle", cv=2)
+    tuned = transformer(FineTuning("top"), output="embedding", layer="middle")
     plain = transformer(None, layer="middle").fit_transform(X)
     np.testing.assert_array_equal(tuned.fit_transform(X, y), plain)
     np.testing.assert_array_equal(tuned.transform(X), plain)
@@ -227,7 +227,7 @@ def test_an_estimator_says_what_y_is():
 
 def test_a_bare_strategy_tunes_this_network_with_the_defaults_of_the_estimator():
     X, y = images(30)
-    tuned = transformer(FineTuning("top"), value_range=(0, 200), verbose=1, cv=2)
+    tuned = transformer(FineTuning("top"), value_range=(0, 200), verbose=1)
     tuner = tuned.fit(X, y).estimator_
     own = {"backbone", "image_size", "value_range", "random_state", "n_jobs", "verbose"}
     for name, value in TransferClassifier().get_params(deep=False).items():
@@ -242,7 +242,7 @@ def test_a_bare_strategy_tunes_this_network_with_the_defaults_of_the_estimator()
 
 def test_flattened_images_keep_their_range_in_every_fold(digits):
     X, y = digits[0][:60], digits[1][:60] % 2
-    tuned = transformer(cv=3)
+    tuned = transformer()
     tuned.fit_transform(X, y)
     assert tuned.value_range_ == (0, 16)
     assert tuned.image_shape_ == (8, 8)
@@ -265,7 +265,7 @@ def test_each_fold_is_told(capsys):
     transformer(verbose=1).fit_transform(X, y)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        f"Fold {k} of 3: 20 rows to learn from, 10 to compute." for k in (1, 2, 3)
+        f"Fold {k} of 2: 15 rows to learn from, 15 to compute." for k in (1, 2)
     ]
     transformer().fit_transform(X, y)
     assert capsys.readouterr().out == ""
@@ -273,7 +273,7 @@ def test_each_fold_is_told(capsys):
 
 def test_the_same_seed_gives_the_same_bits():
     X, y = images(30)
-    tuned = transformer(FineTuning("top"), cv=2)
+    tuned = transformer(FineTuning("top"))
     features = tuned.fit_transform(X, y)
     np.testing.assert_array_equal(clone(tuned).fit_transform(X, y), features)
     other = clone(tuned).set_params(random_state=1).fit_transform(X, y)
@@ -347,7 +347,7 @@ def test_a_column_in_a_table_is_searched_over(gappy):
     paths, y, invalid = gappy
     table = pd.DataFrame({"photo": paths, "size": np.arange(20.0)})[~invalid]
     columns = ColumnTransformer(
-        [("photo", transformer(cv=2), "photo")], remainder="passthrough"
+        [("photo", transformer(), "photo")], remainder="passthrough"
     )
     pipe = make_pipeline(columns, StandardScaler(), LogisticRegression())
     names = "columntransformer__photo__strategy", "logisticregression__C"
@@ -362,7 +362,7 @@ def test_a_column_in_a_table_is_searched_over(gappy):
 
 def test_parameters_of_the_estimator_are_searched_over():
     X, y = images(30)
-    pipe = make_pipeline(with_estimator(classifier(), cv=2), LogisticRegression())
+    pipe = make_pipeline(with_estimator(classifier()), LogisticRegression())
     name = "featureextractortransformer__strategy"
     grid = {f"{name}__max_epochs": [1, 2], f"{name}__strategy__unfreeze": ["top"]}
     search = GridSearchCV(pipe, grid, cv=2, refit=False).fit(X, y)
