@@ -409,13 +409,14 @@ from sktransfer._cache.file import FileStore
 begun = FileStore(Database(sys.argv[1]), 10**9).new_pass()
 numbers = list(map(int, sys.argv[2:]))
 print("ready", flush=True)
+sys.stdin.readline()
 computed, left = [], [f"key {i}".encode() for i in numbers]
 while left:
     others = []
     for start in range(0, len(left), 8):
         some = left[start : start + 8]
         values, claimed = begun.claim(some)
-        time.sleep(0.002 * len(claimed))
+        time.sleep(0.004 * len(claimed))
         mine = [key for key in some if key in claimed]
         rows = [np.full(50, int(key.split()[1]), np.float32) for key in mine]
         begun.put(list(zip(mine, rows)))
@@ -439,6 +440,9 @@ def test_two_processes_on_overlapping_rows_compute_none_twice(open_file):
     ]
     for worker in workers:
         assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
     computed = [json.loads(output_of(worker)) for worker in workers]
     assert sorted(computed[0] + computed[1]) == sorted(f"key {i}" for i in range(320))
     assert min(map(len, computed)) > 80  # both had a share of what they have in common
