@@ -10,7 +10,7 @@ from _networks import classifier, images, three_convs
 from torch import nn
 
 from sktransfer import FeatureExtraction, FineTuning
-from sktransfer._engine.data import _Reader
+from sktransfer._engine.data import Activations
 
 
 def logits(estimator, X):
@@ -54,11 +54,13 @@ def test_fitted_estimator_does_not_hold_on_to_its_training_images():
 
 def test_images_are_read_once_whatever_the_number_of_epochs(monkeypatch):
     X, y = images(24)
-    reads = []
-    read = _Reader.__call__
-    monkeypatch.setattr(
-        _Reader, "__call__", lambda self, i: (reads.append(i), read(self, i))[1]
-    )
+    reads, read = [], Activations._pixels_of
+
+    def counted(self, *args, **kwargs):
+        reads.append(args)
+        return read(self, *args, **kwargs)
+
+    monkeypatch.setattr(Activations, "_pixels_of", counted)
     classifier(FineTuning(1), max_epochs=5, cache=None).fit(X, y)
     assert len(reads) == 24
 

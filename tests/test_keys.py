@@ -115,7 +115,7 @@ def known(colour_images):
         {"backbone": "mini"},
         {"value_range": (0, 254)},
     ],
-    ids=str,
+    ids=["image_size", "resize", "random_state", "callable", "mini", "value_range"],
 )
 def test_parameter_that_changes_values_finds_nothing_in_the_store(known, change):
     assert n_new_rows(known, **change) == 5
