@@ -119,7 +119,7 @@ class ImageEstimator(BaseEstimator):
             self.__dict__.pop(name, None)
 
     def _read_rows(self, X, reset, sample_weight):
-        _refuse_tables(X, type(self).__name__)
+        self._refuse_tables(X)
         if not reset and self.image_shape_ is None:
             raise ImageShapeError(
                 "X",
@@ -133,13 +133,40 @@ class ImageEstimator(BaseEstimator):
             self.value_range_ = rows_value_range(X, self.value_range, sample_weight)
         return read_rows(X, self.image_shape_, self.value_range_)
 
+    def _refuse_tables(self, X):
+        """Refuse a table of which some columns are no numbers."""
+        if not is_frame(X) or X.shape[1] < 2:
+            return
+        kinds = {c: input_kind(X[[c]]) for c in X.columns if X.shape[0] > 0}
+        others = [column for column, kind in kinds.items() if kind == "items"]
+        if others:
+            raise ValueError(
+                f"X: found a table of {X.shape[1]} columns, of which {others} are not "
+                f"numbers. {self._table_advice(others)}"
+            )
+
+    def _table_advice(self, columns):
+        name = type(self).__name__
+        return (
+            "Expected one column of images. For images beside other columns use "
+            f"ColumnTransformer([('images', {name}(), {columns[:1]}), ...])."
+        )
+
     def _compute_features(
-        self, images, *, layer=(_POOLED, "avg"), nan_rows=False, hint="", view=None
+        self,
+        images,
+        *,
+        layer=(_POOLED, "avg"),
+        nan_rows=False,
+        hint="",
+        view=None,
+        problems=None,
     ):
         """Features (n, d), float32, of images; known ones come from the cache.
 
         `layer` is the name of a stage, and the pooling that makes a vector of it;
-        `view` are Views and the number of the one that is wanted.
+        `view` are Views and the number of the one that is wanted. Rows without a
+        readable image raise, are NaN, or are told to the list `problems`.
         """
         from sktransfer._engine.device import resolve_device
         from sktransfer._engine.prefix import MIN_ROWS, PrefixJob, raise_problems
@@ -163,7 +190,9 @@ class ImageEstimator(BaseEstimator):
         if self.cache is not None and (view is None or view[0].are_lasting):
             self._connect_cache(job, layer, device, full_batches, view)
         features = job.run(images)
-        if not nan_rows:
+        if problems is not None:
+            problems += job.problems
+        elif not nan_rows:
             raise_problems(job.problems, len(images), hint)
         return features
 
@@ -205,17 +234,3 @@ class ImageEstimator(BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
-
-
-def _refuse_tables(X, name):
-    """Point to ColumnTransformer when images stand beside other columns."""
-    if not is_frame(X) or X.shape[1] < 2:
-        return
-    kinds = {column: input_kind(X[[column]]) for column in X.columns if X.shape[0] > 0}
-    others = [column for column, kind in kinds.items() if kind == "items"]
-    if others:
-        raise ValueError(
-            f"X: found a table of {X.shape[1]} columns, of which {others} are not "
-            f"numbers. Expected one column of images. For images beside other columns "
-            f"use ColumnTransformer([('images', {name}(), {others[:1]}), ...])."
-        )

@@ -30,7 +30,7 @@ class ClassEstimator(SupervisedEstimator):
             C,
             sample_weight,
             column_class_weights(self.class_weight, targets.classes)[c],
-            self._standardization,
+            self._joint,
         )
         return head.with_classes(classes)
 
@@ -42,7 +42,7 @@ class ClassEstimator(SupervisedEstimator):
             return trained_linear_heads(layer, classes)
         multilabel = targets.kind == "multilabel"
         names = np.arange(len(columns)) if multilabel else classes[0]
-        n_features = self.backbone_.n_features_of(*self._layer)
+        n_features = self._n_features()
         return [
             ClassModuleHead(
                 deepcopy(layer), names, multilabel, self.batch_size, n_features

@@ -37,6 +37,21 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
     head : "linear", MLPHead or callable, default="linear"
         Layers on top of the features, one such head a target. A callable gets
         ``(n_features, n_outputs)`` and returns a ``torch.nn.Module`` giving logits.
+    image_columns : str, list of str or None, default=None
+        Columns of a DataFrame that hold images; they share the network. None finds
+        them: all columns of PIL images, bytes, arrays, paths, or names of image files.
+        Their cells may be missing (None or NaN) where a row has anything else.
+    tabular : {"auto", "drop"} or transformer, default="auto"
+        What becomes of the columns beside the images. ``"auto"`` imputes and
+        standardizes numbers and encodes categories; a transformer of scikit-learn is
+        cloned and fitted on them and y; ``"drop"`` leaves them out.
+    modality_dropout : float, default=0.0
+        Probability that `fit` sees a row without its images, or else without its table,
+        so that predictions stay useful where one is missing. Without effect on images
+        alone.
+    on_invalid : {"raise", "nan"}, default="raise"
+        Whether broken or absent image files beside other columns raise an error that
+        lists them, or count as missing.
     image_size : int, default=None
         Height and width, in pixels, at which the network sees images. None is the size
         that belongs to the weights.
@@ -161,6 +176,10 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         Shape of the flattened images; None where images have their own shape.
     value_range_ : tuple of two floats or None
         The values that mean black and white; None where the dtype of images says it.
+    image_columns_ : list
+        Names of the image columns. Only where X is a table, as the following.
+    tabular_ : transformer or None
+        What encodes the columns beside them.
     n_features_in_ : int
         Number of columns seen in ``fit``, where X has columns.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -193,6 +212,10 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         weights="default",
         strategy=None,
         head="linear",
+        image_columns=None,
+        tabular="auto",
+        modality_dropout=0.0,
+        on_invalid="raise",
         image_size=None,
         image_shape=None,
         value_range="auto",
@@ -229,6 +252,10 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         self.weights = weights
         self.strategy = strategy
         self.head = head
+        self.image_columns = image_columns
+        self.tabular = tabular
+        self.modality_dropout = modality_dropout
+        self.on_invalid = on_invalid
         self.image_size = image_size
         self.image_shape = image_shape
         self.value_range = value_range
@@ -269,7 +296,8 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         ----------
         X : array, list, Series or DataFrame of images
             Arrays (n, H, W) or (n, H, W, C), flattened images (n, n_features), or one
-            path, encoded image, PIL image or array a row.
+            path, encoded image, PIL image or array a row; or a DataFrame with images
+            in some of its columns.
         y : array-like of shape (n,) or (n, n_targets)
             Labels: numbers or strings. A 0/1 matrix is multilabel. In several columns
             labels may be missing (None or NaN).

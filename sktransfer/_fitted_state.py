@@ -6,7 +6,17 @@ from sktransfer._randomness import derived_seed, seed_of
 
 _GOES_ON = 5
 # What a fit may not change when it goes on from an earlier one.
-_STRUCTURE = ("backbone", "weights", "image_size", "image_shape", "resize", "head")
+_STRUCTURE = (
+    "backbone",
+    "weights",
+    "image_size",
+    "image_shape",
+    "image_columns",
+    "tabular",
+    "modality_dropout",
+    "resize",
+    "head",
+)
 _OF_TRAINING = (
     "_net",
     "_history",

@@ -31,7 +31,7 @@ class RegressionEstimator(SupervisedEstimator):
             sample_weight,
             targets.mean[c],
             targets.scale[c],
-            self._standardization,
+            self._joint,
         )
 
     def _heads_of(self, layer, columns, targets):
@@ -44,7 +44,7 @@ class RegressionEstimator(SupervisedEstimator):
         units = targets.mean[c], targets.scale[c]
         if isinstance(self.head, str):
             return [trained_regression_head(layer, *units)]
-        n_features = self.backbone_.n_features_of(*self._layer)
+        n_features = self._n_features()
         return [
             RegressionModuleHead(deepcopy(layer), *units, self.batch_size, n_features)
         ]

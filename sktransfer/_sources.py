@@ -5,7 +5,6 @@ from hashlib import blake2b
 import numpy as np
 
 from sktransfer._cache.memory import SHARED, MemoryStore
-from sktransfer._images.decode import DecodeError
 from sktransfer._images.loading import n_threads
 
 # Parameters that do not change what a fit computes, up to the last bits.
@@ -108,11 +107,8 @@ def identity_of(estimator, fit):
     hasher.update(fit.weights.tobytes())
     if fit.groups is not None:
         hasher.update(repr(np.asarray(fit.groups).tolist()).encode())
-    for row in range(len(fit.images)):
-        try:
-            hasher.update(fit.images[row].load()[1])
-        except DecodeError as error:  # raised for all such rows a little later
-            hasher.update(str(error).encode())
+    for content in fit.images.contents():
+        hasher.update(content)
     return hasher.hexdigest()
 
 

@@ -159,6 +159,7 @@ class SupervisedEstimator(TrainedEstimator):
         self.solver_ = "gradient"
         # Taken out: an interrupted call leaves a module that is trained in part.
         net = self.__dict__.pop("_net", None) if goes_on else None
+        self._join(fit)
         if net is not None:
             module = net.module_
             # Only a net of an earlier call is set up for this one.

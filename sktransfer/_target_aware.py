@@ -181,9 +181,11 @@ class TargetAware(FittedState, ImageEstimator):
             possible = ["decision_function", "embedding"]
         else:
             possible = ["predict", "embedding"]
+        if getattr(estimator, "_joint", None) is not None:
+            possible = possible[:1]  # a row of images and a table has no one embedding
         output = self.output
         if output == "auto":
-            output = "embedding" if not self._learns else possible[0]
+            output = possible[0] if self._learns else possible[-1]
         if output not in possible:
             kind = "strategy=None" if estimator is None else type(estimator).__name__
             raise ValueError(

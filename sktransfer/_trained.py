@@ -8,10 +8,10 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from sktransfer._base import ImageEstimator
 from sktransfer._callbacks import CallbackSupportMixin, FitTasks
 from sktransfer._fit import history_frame, rows_of
 from sktransfer._fitted_state import FittedState
+from sktransfer._fusion import FusedEstimator, FusedRows, FusedSources
 from sktransfer._images.augmentation import NAMES as AUGMENTATIONS
 from sktransfer._images.augmentation import Augmentation
 from sktransfer._images.views import training_views
@@ -23,13 +23,15 @@ from sktransfer.strategies._phases import with_epochs
 from sktransfer.strategies._shorthand import NAMES, resolve_strategy
 
 _HEADS, _SPLIT = 0, 3
+# Private attributes without which nothing can be predicted.
+_NEEDED = {"_joint", "_layer", "_table_columns", "_targets"}
 
 
-class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
+class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
     """Base of the estimators whose strategy may train the network."""
 
     _parameter_constraints: dict = {
-        **ImageEstimator._parameter_constraints,
+        **FusedEstimator._parameter_constraints,
         "strategy": [Strategy, StrOptions(set(NAMES)), None],
         "head": [StrOptions({"linear"}), callable],
         "augmentation": [StrOptions(set(AUGMENTATIONS)), Augmentation, callable, None],
@@ -118,6 +120,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
             self._train(fit, phases, start)
             return
         self._forget_training()
+        self._join(fit)
         tasks = FitTasks(self, phases, fit.data, self._fitted_attributes)
         for phase in phases:
             tasks.begin_phase(phase)
@@ -130,7 +133,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
         return {
             name: value
             for name, value in vars(self).items()
-            if name.endswith("_") or name in ("_layer", "_targets")
+            if name.endswith("_") or name in _NEEDED
         }
 
     def _train(self, fit, phases, start):
@@ -155,6 +158,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
             )
         if len(fit.valid):
             best = BestWeights(fit.targets.score, self.n_iter_no_change, self.tol)
+        self._join(fit)
         module = start if goes_on else self._start_module(fit, phases)
         training = self._training(fit, module, best=best, checkpoint=checkpoint)
         training.tasks = FitTasks(
@@ -181,8 +185,9 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
         from sktransfer._engine.training import Recipe, Task, Training
 
         device, views = resolve_device(self.device), self._views(fit)
+        sources = FusedSources if isinstance(fit.images, FusedRows) else Sources
         task = Task(
-            Sources(self, fit.images, device, views),
+            sources(self, fit.images, device, views),
             [_tensor(values) for values in fit.targets.values()],
             _tensor(fit.weights),
             self._losses(fit.targets),
@@ -202,6 +207,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
             device,
             fit.seed,
             None if views is None else views.n,
+            modality_dropout=0.0 if self._joint is None else self._joint.dropout,
             callbacks=self.callbacks,
             verbose=int(self.verbose),
         )
@@ -268,6 +274,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
 
     def _start_module(self, fit, phases):
         """Build the module; a head that trains alone sees standardized features."""
+        from sktransfer._engine.exact import mean_and_scale
         from sktransfer._engine.heads import Standardized
 
         module = self._new_module(fit.targets, fit.seed)
@@ -277,29 +284,28 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, ImageEstimator):
         features = self._features(fit.images)[fit.train]
         weight = fit.sample_weight
         weight = None if weight is None else weight[fit.train]
-        mean, scale = self._standardization(features, weight)
+        mean, scale = mean_and_scale(features, weight)
+        if self._joint is not None:
+            scale = scale / self._joint.factors()
         heads = [Standardized(head, mean, scale) for head in module.heads]
         module.set_heads(heads)
         return module
-
-    def _features(self, images, view=None):
-        """Compute what heads see of images, or of a view of them, (n, n_features)."""
-        return self._compute_features(images, layer=self._layer, view=view)
-
-    def _standardization(self, features, sample_weight):
-        """Mean and scale by which heads are solved, and trained alone."""
-        from sktransfer._engine.exact import mean_and_scale
-
-        return mean_and_scale(features, sample_weight)
 
     def _module(self, build_heads):
         from sktransfer._engine.module import TransferModule, segments_up_to
 
         layer, pooling = self._layer
         segments = segments_up_to(self.backbone_.segments(), layer)
-        n_features = self.backbone_.n_features_of(layer, pooling)
+        joint = None
+        if self._joint is not None:
+            from sktransfer._engine.fusion import JointRows
+
+            joint = JointRows(self._joint)
         return TransferModule(
-            segments, self.backbone_.pool(layer, pooling), build_heads(n_features)
+            segments,
+            self.backbone_.pool(layer, pooling),
+            build_heads(self._n_features()),
+            joint,
         )
 
     @property

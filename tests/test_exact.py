@@ -9,7 +9,6 @@ from sklearn.preprocessing import StandardScaler
 from sktransfer._engine.exact import (
     fit_linear_head,
     fit_regression_head,
-    mean_and_scale,
 )
 
 
@@ -128,16 +127,3 @@ def test_constant_target_is_predicted(features):
 def test_target_without_rows_is_predicted_by_its_mean(features):
     head = fit_regression_head(features[:0], np.empty(0), 1.0, None, 3.7, 2.0)
     np.testing.assert_array_equal(head.predict(features), 3.7)
-
-
-def test_standardization_is_the_one_that_is_asked_for(features, labels):
-    def larger(features, sample_weight):
-        mean, scale = mean_and_scale(features, sample_weight)
-        return mean, 10 * scale  # as if C were 100 times smaller
-
-    found = fit_regression_head(features, labels, 1.0, standardize=larger)
-    expected = fit_regression_head(features, labels, 0.01)
-    np.testing.assert_allclose(found.coef, expected.coef)
-    found = fit_linear_head(features, labels, 1.0, standardize=larger)
-    expected = fit_linear_head(features, labels, 0.01)
-    np.testing.assert_allclose(found.coef, expected.coef, atol=1e-4)

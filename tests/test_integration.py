@@ -7,7 +7,13 @@ import sklearn
 import torch
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import StackingClassifier, VotingClassifier
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
@@ -108,6 +114,34 @@ def test_column_transformer_takes_an_image_column_beside_numbers(colour_paths):
         assert names[0] == "photo__featureextractortransformer0"
         assert names[-1] == "num__age"
         assert len(names) == 577
+
+
+@pytest.mark.parametrize(
+    ("impute", "model"),
+    [
+        ([SimpleImputer(add_indicator=True)], LogisticRegression(max_iter=1000)),
+        ([SimpleImputer()], RandomForestClassifier(random_state=0)),
+        ([], HistGradientBoostingClassifier(max_iter=5, min_samples_leaf=2)),
+    ],
+    ids=["logistic", "forest", "boosting"],
+)
+def test_missing_and_broken_images_of_a_table_are_imputed(colour_paths, impute, model):
+    paths, y = colour_paths
+    table = pd.DataFrame({"photo": paths, "age": np.arange(len(paths), dtype=float)})
+    gaps = table.copy()
+    gaps.loc[3, "photo"], gaps.loc[6, "photo"] = None, "nowhere.png"
+    photo = make_pipeline(FeatureExtractorTransformer(on_invalid="nan"), *impute)
+    features = ColumnTransformer(
+        [("photo", photo, "photo"), ("n", "passthrough", ["age"])]
+    )
+    features.set_output(transform="pandas")
+    pipe = make_pipeline(features, model).fit(gaps, y)
+    assert pipe.score(table, y) > 0.9
+    assert len(pipe.predict(gaps)) == len(y)
+    found = pipe[0].transform(gaps)
+    assert found.columns[0] == "photo__featureextractortransformer0"
+    assert found.columns[-1] == "n__age"
+    assert np.isnan(found.iloc[[3, 6], 0]).all() != bool(impute)
 
 
 def test_sample_weight_is_routed_through_a_search(digits):

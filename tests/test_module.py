@@ -342,7 +342,8 @@ def test_outputs_of_stages_are_kept_only_where_they_are_wanted():
     assert made.stage_outputs == []
     made.keeps_outputs = True
     made(inputs)
-    layer2, pooled, features = made.stage_outputs
+    came_in, layer2, pooled, features = made.stage_outputs
+    assert torch.equal(came_in, inputs)
     assert torch.equal(layer2, made.segments[2](inputs))
     assert torch.equal(pooled, layer2.mean((2, 3)))
     assert torch.equal(features, pooled)

@@ -1,11 +1,9 @@
-"""What holds for every kind of y: messages, one pass, and hooks that all use."""
+"""What holds for every kind of y: messages, and one pass over the features."""
 
 import numpy as np
 import pytest
 from _networks import classifier, images, regressor, shades
 from sklearn.exceptions import NotFittedError
-
-from sktransfer import FeatureExtraction
 
 KINDS = {"classifier": (classifier, images), "regressor": (regressor, shades)}
 
@@ -37,25 +35,6 @@ def test_several_columns_cost_one_pass_over_the_features(kind, monkeypatch):
     monkeypatch.setattr(type(estimator), "_features", counted)
     estimator.fit(X, np.column_stack([y, y[::-1]])).predict(X[:5])
     assert calls == [24, 5]
-
-
-@pytest.mark.parametrize("solver", ["exact", "gradient"])
-def test_heads_are_standardized_in_one_place(solver, kind, monkeypatch):
-    make, data = kind
-    X, y = data(24)
-    plain = make(FeatureExtraction(solver)).fit(X, y)
-    largest = np.abs(plain.head_.coef).max(axis=0).argmax()
-    estimator = make(FeatureExtraction(solver))
-    standardization = type(estimator)._standardization
-
-    def without_the_largest(self, features, sample_weight):
-        mean, scale = standardization(self, features, sample_weight)
-        return mean, np.where(np.arange(len(scale)) == largest, 1e9, scale)
-
-    monkeypatch.setattr(type(estimator), "_standardization", without_the_largest)
-    estimator.fit(X, y)
-    assert np.abs(estimator.head_.coef[:, largest]).max() < 1e-6
-    assert np.abs(plain.head_.coef[:, largest]).max() > 1e-3
 
 
 def test_fit_that_fails_leaves_nothing_fitted(kind):

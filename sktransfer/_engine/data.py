@@ -8,7 +8,7 @@ Rows are claimed only while they pass the network, between two steps: a step tha
 claims of the next batch while it waits for others could wait for ever.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -270,7 +270,8 @@ class Rows(torch.utils.data.Dataset):
     def __getitem__(self, i):
         """One row as a batch of one, for skorch's tools."""
         row = np.atleast_1d(self.rows[i])
-        return self.source.finish(self.source.load(row, 0))[0], self.labels(row)
+        inputs = self.source.finish(self.source.load(row, 0))
+        return part_of(inputs, 0), self.labels(row)
 
     def labels(self, rows):
         """Targets and weights of some rows, on the source's device."""
@@ -278,6 +279,13 @@ class Rows(torch.utils.data.Dataset):
         device = self.source.device
         targets = [target[index].to(device) for target in self.targets]
         return targets, self.weights[index].to(device)
+
+
+def part_of(inputs, where):
+    """Return some rows of a batch, which is a tensor, or a dict of them."""
+    if isinstance(inputs, dict):
+        return {name: tensor[where] for name, tensor in inputs.items()}
+    return inputs[where]
 
 
 def split_batches(rows, batch_size):
@@ -336,7 +344,7 @@ def batches(dataset, order, batch_size, view):
 
         pending = begin(chunks[0])
         for i, chunk in enumerate(chunks):
-            loaded = pending if isinstance(pending, list) else pending.result()
+            loaded = pending.result() if isinstance(pending, Future) else pending
             if i + 1 < len(chunks):
                 pending = begin(chunks[i + 1])
             yield source.finish(loaded), dataset.labels(chunk)

@@ -159,9 +159,7 @@ def mean_and_scale(features, sample_weight=None):
     return scaler.mean_, scale
 
 
-def fit_linear_head(
-    features, y, C, sample_weight=None, class_weight=None, standardize=mean_and_scale
-):
+def fit_linear_head(features, y, C, sample_weight=None, class_weight=None, joint=None):
     """Fit one head exactly.
 
     Parameters
@@ -176,8 +174,8 @@ def fit_linear_head(
         Weights of the rows.
     class_weight : dict, "balanced" or None, default=None
         As in LogisticRegression.
-    standardize : callable, default=mean_and_scale
-        Maps features and weights to what standardizes the features.
+    joint : Joint or None, default=None
+        Layout of features that are of images and a table.
 
     Returns
     -------
@@ -196,7 +194,9 @@ def fit_linear_head(
     regression = LogisticRegression(
         C=C, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, class_weight=class_weight
     )
-    solution = _solve(regression, features, y, sample_weight, standardize)
+    # Of ridge regression on 0 and 1, which near 1/2 is the logistic one with slope 1/4.
+    alpha, targets = 4 / C, y[:, np.newaxis] == classes
+    solution = _solve(regression, features, y, sample_weight, joint, targets, alpha)
     return LinearHead(classes, *solution)
 
 
@@ -207,7 +207,7 @@ def fit_regression_head(
     sample_weight=None,
     target_mean=0.0,
     target_scale=1.0,
-    standardize=mean_and_scale,
+    joint=None,
 ):
     """Fit the head of one continuous target exactly.
 
@@ -223,8 +223,8 @@ def fit_regression_head(
         Weights of the rows.
     target_mean, target_scale : float
         What the head keeps for training by gradients.
-    standardize : callable, default=mean_and_scale
-        Maps features and weights to what standardizes the features.
+    joint : Joint or None, default=None
+        Layout of features that are of images and a table.
 
     Returns
     -------
@@ -234,8 +234,10 @@ def fit_regression_head(
     coef, intercept = np.zeros((1, features.shape[1])), np.array([target_mean])
     if len(y):
         features = features.astype(np.float64)
-        ridge = Ridge(alpha=1 / (2 * C))
-        coef, intercept = _solve(ridge, features, y, sample_weight, standardize)
+        alpha, targets = 1 / (2 * C), y[:, np.newaxis]
+        coef, intercept = _solve(
+            Ridge(alpha=alpha), features, y, sample_weight, joint, targets, alpha
+        )
     return RegressionHead(coef, intercept, target_mean, target_scale)
 
 
@@ -245,10 +247,19 @@ def _blas():
     return ThreadpoolController()
 
 
-def _solve(regression, features, y, sample_weight, standardize):
-    """Coefficients (n_outputs, n_features) and intercepts for raw features."""
-    mean, scale = standardize(features, sample_weight)
+def _solve(regression, features, y, sample_weight, joint, targets, alpha):
+    """Coefficients (n_outputs, n_features) and intercepts for raw features.
+
+    `targets` and `alpha` are those of the ridge regression that weighs images against
+    the table.
+    """
+    mean, scale = mean_and_scale(features, sample_weight)
     with _blas().limit(limits=1, user_api="blas"):
+        if joint is not None:
+            scale = scale / joint.chosen_factors(
+                (features - mean) / scale, targets, alpha, sample_weight
+            )
+            features, y, sample_weight = joint.with_dropped(features, y, sample_weight)
         standardized = (features - mean) / scale
         solved = regression.fit(standardized, y, sample_weight=sample_weight)
     coef = np.atleast_2d(solved.coef_) / scale

@@ -23,18 +23,24 @@ class TransferModule(nn.Module):
         Turns the last stage's output into features (b, d).
     heads : list of torch.nn.Module
         Map features to logits.
+    joint : JointRows or None, default=None
+        Puts the features of several images and a table together, for the heads.
 
     Attributes
     ----------
     learns : frozenset of str
         Names of the stages that learn in any phase.
+    stage_outputs : list of torch.Tensor
+        Where `keeps_outputs` is set, of the last forward pass: what came in, what each
+        stage put out, and the features. Empty if there was no image.
     """
 
-    def __init__(self, segments, pool, heads):
+    def __init__(self, segments, pool, heads, joint=None):
         super().__init__()
         self.segments = nn.ModuleList(segments)
         self.pool = pool
         self.heads = nn.ModuleList(heads)
+        self.joint = joint
         self.first = 0
         self.keeps_outputs = False
         self._mode = None
@@ -82,26 +88,50 @@ class TransferModule(nn.Module):
                 layer.eval()
         return self
 
-    def forward(self, activations):
+    def forward(self, images, **beside):
         """Compute the logits of each head.
 
         Parameters
         ----------
-        activations : torch.Tensor
-            Output of the last stage before the cut; images where there is none.
+        images : torch.Tensor
+            Output of the last stage before the cut, images where there is none: (b,
+            ...), or (b, n_image_columns, ...) where there is a `joint`.
+        **beside : torch.Tensor
+            What a `joint` takes besides features: ``present``, ``table`` and
+            ``has_table``.
 
         Returns
         -------
         list of torch.Tensor
             (b, n_outputs) each.
         """
-        outputs = []
-        for segment in self.segments[self.first :]:
-            activations = segment(activations)
-            outputs.append(activations)
-        features = self.pool(activations)
-        self.stage_outputs = [*outputs, features] if self.keeps_outputs else []
+        if beside:
+            images = images[beside["present"]]
+            if images.ndim == 4:
+                images = images.contiguous(memory_format=torch.channels_last)
+        return self.logits(self._features(images), **beside)
+
+    def logits(self, features, **beside):
+        """Compute the logits of each head from features, and what is beside them."""
+        if self.joint is not None:
+            features = self.joint(features, **beside)
         return [head(features) for head in self.heads]
+
+    def _features(self, activations):
+        """Features of images; None if there are none."""
+        self.stage_outputs = []
+        if len(activations) == 0:
+            return None
+        if len(activations) == 1 and self.joint is not None:
+            # Batch norms cannot be trained on one row.
+            return self._features(torch.cat([activations] * 2))[:1]
+        outputs = [activations]
+        for segment in self.segments[self.first :]:
+            outputs.append(segment(outputs[-1]))
+        outputs.append(self.pool(outputs[-1]))
+        if self.keeps_outputs:
+            self.stage_outputs = outputs
+        return outputs[-1]
 
     def parts(self, phase):
         """Name, module and learning-rate factor of each part that a phase trains."""

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import GradientNormClipping
-from skorch.dataset import unpack_data
+from skorch.dataset import get_len, unpack_data
 
-from sktransfer._engine.data import Rows, batches, epoch_order
+from sktransfer._engine.data import Rows, batches, epoch_order, part_of
+from sktransfer._engine.fusion import drop_modalities
 from sktransfer._randomness import derived_seed, seeded_globals
 
 _STEP = 2
@@ -46,6 +47,8 @@ class TransferNet(NeuralNet):
         Number of fixed views an image has; None is a new one each epoch.
     gradient_clip : float or None, default=None
         Largest norm of the gradient of a step.
+    modality_dropout : float, default=0.0
+        Probability that a row is seen without its images, or its table, in a step.
     **kwargs : dict
         skorch's own.
     """
@@ -60,6 +63,7 @@ class TransferNet(NeuralNet):
         seed,
         n_views=None,
         gradient_clip=None,
+        modality_dropout=0.0,
         **kwargs,
     ):
         super().__init__(module, criterion, **kwargs)
@@ -68,6 +72,7 @@ class TransferNet(NeuralNet):
         self.seed = seed
         self.n_views = n_views
         self.gradient_clip = gradient_clip
+        self.modality_dropout = modality_dropout
 
     @property
     def _default_callbacks(self):
@@ -168,15 +173,18 @@ class TransferNet(NeuralNet):
     def train_step_single(self, batch, **fit_params):  # noqa: ARG002
         """Compute the gradient of one batch, in halves where memory is short."""
         self._set_training(True)
-        activations, (targets, weights) = unpack_data(batch)
-        rows = len(activations)
+        inputs, (targets, weights) = unpack_data(batch)
+        rows = get_len(inputs)
+        if self.modality_dropout and isinstance(inputs, dict):
+            inputs = drop_modalities(inputs, self.modality_dropout, self._step_seed)
         while True:
             most = min(rows, getattr(self, "_most_rows", rows))
             try:
                 total = 0.0
                 for start in range(0, rows, most):
                     part = slice(start, start + most)
-                    piece = activations[part], [t[part] for t in targets], weights[part]
+                    labels = [t[part] for t in targets], weights[part]
+                    piece = part_of(inputs, part), *labels
                     total = total + self._backward(piece, rows, start)
                 return {"loss": total, "y_pred": None}
             except torch.OutOfMemoryError:
@@ -196,17 +204,16 @@ class TransferNet(NeuralNet):
 
     def _backward(self, piece, rows, start):
         """Gradient of some rows of a batch; returns their share of its loss."""
-        activations, targets, weights = piece
+        inputs, targets, weights = piece
         with seeded_globals((self._step_seed + start) % 2**64), self._autocast():
-            outputs = self.module_(activations)
+            outputs = self.infer(inputs)
         loss = self._loss(outputs, targets, weights)
-        if self.penalty_ is not None:
-            stage_outputs = self.module_.stage_outputs
+        if self.module_.stage_outputs:
+            images, *stages, features = self.module_.stage_outputs
             self.module_.stage_outputs = []
             with self._autocast():
-                *stages, features = stage_outputs
-                loss = loss + self.penalty_(activations, stages, features)
-        loss = loss * (len(activations) / rows)
+                loss = loss + self.penalty_(images, stages, features)
+        loss = loss * (len(weights) / rows)
         loss.backward()
         return loss.detach()
 

@@ -54,7 +54,7 @@ class Penalty:
         self.segments, self.base_segments = segments, base_segments
         self.heads = list(heads)
 
-    def prepare(self, batches, loss):
+    def prepare(self, batches, loss, head=None):
         """Compute once what needs data.
 
         Parameters
@@ -64,6 +64,8 @@ class Penalty:
         loss : callable
             ``loss(output, target)``, a value a row or a mean; with several heads,
             output is the list of theirs.
+        head : callable, default=None
+            Maps features to what `loss` gets; None is the heads themselves.
         """
 
     def __call__(self, inputs, stage_outputs, features):
@@ -157,16 +159,16 @@ class Delta(Penalty):
         super().start(segments, base_segments, heads)
         self.attention = None
 
-    def prepare(self, batches, loss):
+    def prepare(self, batches, loss, head=None):
         """Compute the attention of the channels."""
-        modes = [head.training for head in self.heads]
-        for head in self.heads:
-            head.eval()
+        modes = [module.training for module in self.heads]
+        for module in self.heads:
+            module.eval()
         self.attention = channel_attention(
-            self.base_segments, self._output, batches, loss
+            self.base_segments, head or self._output, batches, loss
         )
-        for head, mode in zip(self.heads, modes, strict=True):
-            head.train(mode)
+        for module, mode in zip(self.heads, modes, strict=True):
+            module.train(mode)
 
     def __call__(self, inputs, stage_outputs, features):
         """Return the penalty; the base network sees the same batch."""

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 from skorch.history import History
+from torch import nn
 
 from sktransfer._engine.data import Rows, batches, split_batches
 from sktransfer._engine.net import StopPhase, TransferNet
@@ -35,6 +36,7 @@ class Recipe:
     device: torch.device
     seed: int
     n_views: int | None = None
+    modality_dropout: float = 0.0
     callbacks: list | None = None
     verbose: int = 0
 
@@ -126,6 +128,7 @@ class Training:
             seed=recipe.seed,
             n_views=recipe.n_views,
             gradient_clip=recipe.gradient_clip,
+            modality_dropout=recipe.modality_dropout,
             batch_size=recipe.batch_size,
             device=str(recipe.device),
             train_split=self._split,
@@ -266,12 +269,21 @@ class Training:
             source = self.task.activations(phase.cut, training=False)
             plain = replace(self._train, source=source)
             some = batches(plain, order, self.recipe.batch_size, 0)
-            penalty.prepare(some, self._loss_of_outputs)
+            images = self._of_images(some)
+            penalty.prepare(images, self._loss_of_features, nn.Identity())
         return penalty
 
-    def _loss_of_outputs(self, outputs, labels):
-        outputs = outputs if isinstance(outputs, list) else [outputs]
-        return self.net.get_loss(outputs, labels)
+    def _of_images(self, batches):
+        """Yield what the trunk sees of batches, and what judges its features."""
+        for inputs, labels in batches:
+            beside = dict(inputs) if isinstance(inputs, dict) else {}
+            images = beside.pop("images")[beside["present"]] if beside else inputs
+            if len(images):
+                yield images, (beside, labels)
+
+    def _loss_of_features(self, features, target):
+        beside, labels = target
+        return self.net.get_loss(self.module.logits(features, **beside), labels)
 
     def _train_phase(self, number, phase, done):
         net = self.net

@@ -8,6 +8,7 @@ from numbers import Number
 
 import numpy as np
 
+from sktransfer._images.decode import DecodeError
 from sktransfer._images.items import (
     ArrayItem,
     EncodedItem,
@@ -32,6 +33,14 @@ class ImageSequence:
 
     def __getitem__(self, row):
         return self._items[row]
+
+    def contents(self):
+        """Yield bytes that other images do not have, row by row."""
+        for row in range(len(self)):
+            try:
+                yield self[row].load()[1]
+            except DecodeError as error:
+                yield str(error).encode()
 
 
 class PixelSequence(ImageSequence):
@@ -132,7 +141,7 @@ def _all_missing(cells):
     return len(cells) > 0 and all(map(_is_missing, cells))
 
 
-def read_items(X, value_range):
+def read_items(X, value_range, column=None):
     """Read a column of images; every cell is looked at, none is opened.
 
     Parameters
@@ -141,6 +150,8 @@ def read_items(X, value_range):
         Paths, encoded bytes, PIL images or arrays.
     value_range : tuple of two floats or None
         For arrays among the cells.
+    column : object, default=None
+        Name of the column, for messages.
 
     Returns
     -------
@@ -152,10 +163,16 @@ def read_items(X, value_range):
     if hasattr(X, "shape") and len(X.shape) == 2:
         X = np.asarray(X)[:, 0]
     cells = X.tolist() if getattr(X, "dtype", None) is not None else X
-    return ImageSequence([_item(cell, i, value_range) for i, cell in enumerate(cells)])
+    of_column = "" if column is None else f" of column {column!r}"
+    return ImageSequence(
+        [
+            _item(cell, f"Row {i}{of_column}", value_range)
+            for i, cell in enumerate(cells)
+        ]
+    )
 
 
-def _item(cell, row, value_range):
+def _item(cell, where, value_range):
     if isinstance(cell, str):
         return PathItem(str(cell))
     if isinstance(cell, (bytes, bytearray, memoryview)):
@@ -166,7 +183,6 @@ def _item(cell, row, value_range):
         return PilItem(cell)
     if _is_missing(cell):
         return MissingItem(cell)
-    where = f"Row {row}"
     if is_tensor(cell):
         cell = _read_tensor(cell, where, channels=0)
     if isinstance(cell, np.ndarray) and cell.dtype != object:

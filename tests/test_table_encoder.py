@@ -1,0 +1,209 @@
+"""The columns beside the images as numbers."""
+
+import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from sktransfer._table_encoder import (
+    TableEncoder,
+    encode_rows,
+    encode_training_rows,
+)
+
+
+def encoded(frame, of=None):
+    """The encoding, by name, of a table or of another by the encoder of the first."""
+    encoder = TableEncoder().fit(frame)
+    values = encoder.transform(frame if of is None else of)
+    return pd.DataFrame(values, columns=encoder.get_feature_names_out())
+
+
+def objects(*cells):
+    return pd.Series(cells, dtype=object)
+
+
+KINDS = {
+    "number": [
+        pd.Series([1, 2, 3]),
+        pd.array([1, None, 3], dtype="Int64"),
+        objects(1, None, 2.5),
+        pd.Series([1.0, None, 3.0], dtype="Float32"),
+    ],
+    "category": [
+        pd.Series(["a", "b", None]),
+        pd.Series([True, False, True]),
+        pd.array([True, None, False], dtype="boolean"),
+        objects(True, None, False),
+        objects("a", 1, None),
+        pd.Categorical([1, 2, None]),
+    ],
+    "date": [
+        pd.to_datetime(pd.Series(["2020-01-01", None, "2021-01-01"])),
+        pd.to_datetime(pd.Series(["2020-01-01", "2021-01-01", None]), utc=True),
+        objects(datetime.date(2020, 1, 1), None, datetime.date(2020, 1, 2)),
+    ],
+    "duration": [pd.to_timedelta(pd.Series([1, 2, None]), unit="D")],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_follow_from_dtypes_and_cells(kind):
+    for column in KINDS[kind]:
+        frame = pd.DataFrame({"x": column})
+        encoder = TableEncoder().fit(frame)
+        assert encoder.kinds_ == {"x": kind}, column
+        assert np.isfinite(encoder.transform(frame)).all()
+
+
+def test_numbers_are_standardized_and_gaps_are_medians_with_a_flag():
+    found = encoded(pd.DataFrame({"a": [1.0, 2.0, None, 6.0], "b": [3, 4, 5, 8]}))
+    assert found.columns.tolist() == ["a", "b", "missingindicator_a"]
+    np.testing.assert_allclose(found["b"], (np.array([3, 4, 5, 8]) - 5) / 3.5**0.5)
+    assert found["a"][2] == found["a"][1]
+    assert found["missingindicator_a"].argmax() == 2
+
+
+def test_gaps_in_columns_that_had_none_are_medians():
+    fitted_on = pd.DataFrame({"a": [1.0, 2.0, 6.0]})
+    found = encoded(fitted_on, pd.DataFrame({"a": [None, 2.0]}))
+    assert found["a"][0] == found["a"][1]
+
+
+def test_categories_are_columns_and_a_gap_is_one_too():
+    found = encoded(pd.DataFrame({"c": ["u", "v", None, "u", "v", None]}))
+    assert found.columns.tolist() == ["c_u", "c_v", "c_None"]
+    np.testing.assert_array_equal(found, np.tile(np.eye(3), (2, 1)))
+
+
+def test_new_categories_are_taken_for_rare_ones():
+    fitted_on = pd.DataFrame({"c": ["u", "u", "v", "v", "once"]})
+    found = encoded(fitted_on, pd.DataFrame({"c": ["new", "once", "u"]}))
+    np.testing.assert_array_equal(found.iloc[0], found.iloc[1])
+    assert found["c_infrequent_sklearn"].tolist() == [1, 1, 0]
+
+
+def test_new_categories_are_nothing_where_none_was_rare():
+    found = encoded(pd.DataFrame({"c": ["u", "u"]}), pd.DataFrame({"c": ["new", None]}))
+    np.testing.assert_array_equal(found, [[0], [0]])
+
+
+def test_dates_are_days():
+    dates = pd.to_datetime(pd.Series(["2020-01-01", "2020-01-02", "2020-01-05"]))
+    other = pd.Series([0, 1, 4])
+    found = encoded(pd.DataFrame({"d": dates, "t": other * pd.Timedelta(days=1)}))
+    expected = StandardScaler().fit_transform(other.to_frame())[:, 0]
+    np.testing.assert_allclose(found["d"], expected)
+    np.testing.assert_allclose(found["t"], expected)
+
+
+def test_text_and_empty_columns_are_left_out_with_a_warning_that_names_them():
+    frame = pd.DataFrame(
+        {
+            "name": [f"n{i}" for i in range(41)],
+            "empty": [None] * 41,
+            "list": [[1]] * 41,
+            "used": ["a"] * 41,
+        }
+    )
+    with pytest.warns(UserWarning, match=r"left out: 'name' \(text: 41 .*'empty' \(no"):
+        encoder = TableEncoder().fit(frame)
+    assert encoder.left_out_.keys() == {"name", "empty", "list"}
+    assert encoder.kinds_.keys() == {"used"}
+    assert encoder.transform(frame).shape == (41, 1)
+
+
+def test_forty_categories_are_still_used():
+    frame = pd.DataFrame({"name": [f"n{i % 40}" for i in range(80)]})
+    assert encoded(frame).shape == (80, 40)
+
+
+@pytest.mark.parametrize(
+    ("column", "bad", "message"),
+    [
+        ([1.0, 2.0], [1.0, np.inf], "Row 1 of column 'x': found inf"),
+        ([1.0, 2.0], [1.0, "old"], "Row 1 of column 'x': found 'old'. Expected a num"),
+        (
+            pd.to_datetime(["2020-01-01", "2020-01-02"]),
+            ["2020-01-01", "never"],
+            "Column 'x': found cells that are no date",
+        ),
+    ],
+)
+def test_cells_that_do_not_fit_their_column_are_named(column, bad, message):
+    encoder = TableEncoder().fit(pd.DataFrame({"x": column}))
+    with pytest.raises(ValueError, match=message):
+        encoder.transform(pd.DataFrame({"x": bad}))
+
+
+# Encoding the rows of a fit
+
+
+class MeanOfOthers(TransformerMixin, BaseEstimator):
+    """Learns from y; a training row sees the mean of the others, like TargetEncoder."""
+
+    def fit(self, X, y):
+        self.mean_ = np.mean(y)
+        return self
+
+    def fit_transform(self, X, y):
+        self.fit(X, y)
+        return ((np.sum(y) - np.asarray(y)) / (len(y) - 1)).reshape(-1, 1)
+
+    def transform(self, X):
+        return np.full((len(X), 1), self.mean_)
+
+
+def test_training_rows_become_what_fit_transform_says_and_others_what_transform_says():
+    frame, y = pd.DataFrame({"a": range(5)}), pd.Series([9, 9, 1, 2, 6], list("abcde"))
+    given = MeanOfOthers()
+    transformer, values = encode_training_rows(given, frame, y, np.array([2, 3, 4]))
+    np.testing.assert_allclose(values[:, 0], [3, 3, 4, 3.5, 1.5])
+    np.testing.assert_allclose(encode_rows(transformer, frame), 3)
+    assert transformer is not given
+    assert not hasattr(given, "mean_")
+
+
+def test_only_training_rows_are_learnt_from():
+    frame = pd.DataFrame({"a": [0.0, 2.0, 1e9]})
+    _, values = encode_training_rows("auto", frame, [0, 1, 1], np.array([0, 1]))
+    np.testing.assert_allclose(values[:, 0], [-1, 1, 1e9 - 1])
+
+
+class Sparse(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return sparse.csr_array(X.to_numpy())
+
+
+def test_sparse_and_framed_output_is_taken():
+    frame = pd.DataFrame({"a": [1.0, 0.0], "b": [0.0, 2.0]})
+    scaler = StandardScaler(with_mean=False).set_output(transform="pandas")
+    for transformer in (Sparse(), make_pipeline(scaler)):
+        _, values = encode_training_rows(transformer, frame, [0, 1], np.arange(2))
+        np.testing.assert_allclose(values > 0, [[True, False], [False, True]])
+
+
+def test_what_a_transformer_may_not_put_out_is_named():
+    frame = pd.DataFrame({"a": [1.0, 2.0, None]})
+    scaler, imputer = StandardScaler(), SimpleImputer()
+    with pytest.raises(ValueError, match=r"put out nan in row 2, column 0.*imputer"):
+        encode_training_rows(scaler, frame, [0, 1, 1], np.arange(3))
+    encode_training_rows(make_pipeline(imputer, scaler), frame, [0, 1, 1], np.arange(3))
+    scaler.fit(frame)
+    with pytest.raises(ValueError, match="put out nan in row 2"):
+        encode_rows(scaler, frame)
+    nothing = FunctionTransformer()
+    with pytest.raises(ValueError, match="FunctionTransformer put out what are no num"):
+        encode_training_rows(nothing, pd.DataFrame({"c": ["u"]}), [0], np.arange(1))
+    flat = FunctionTransformer(lambda X: X.to_numpy()[:, 0])
+    with pytest.raises(ValueError, match=r"put out shape \(3,\) for 3 rows"):
+        encode_training_rows(flat, frame, [0, 1, 1], np.arange(3))
