@@ -18,7 +18,8 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
 
     The strategy says which part of the network learns. With
     :class:`FeatureExtraction`, the default, nothing of it does: each image passes the
-    network once, and a logistic regression on its features is solved exactly.
+    network once, and a logistic regression on its features is solved exactly. X may be a
+    table, in which columns of images stand beside others.
 
     Parameters
     ----------
@@ -157,7 +158,9 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
     head_ : LinearHead, ClassModuleHead or list of them
         The fitted head on top of the features; one a target.
     net_ : skorch.NeuralNet
-        Network and head together, for skorch's tools; maps normalized images to logits.
+        Network and head together, for skorch's tools; maps normalized images to logits,
+        or, where X is a table, dicts of ``images``, ``present``, ``table``,
+        ``has_table``.
     solver_ : {"exact", "gradient"}
         How the head was fitted.
     history_ : DataFrame

@@ -14,7 +14,8 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
     The strategy says which part of the network learns. With
     :class:`FeatureExtraction`, the default, nothing of it does: each image passes the
     network once, and a ridge regression on its features is solved exactly. Several
-    targets share one network.
+    targets share one network. X may be a table, in which columns of images stand beside
+    others.
 
     Parameters
     ----------
@@ -148,7 +149,8 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         The fitted head on top of the features; a list with one a target where `y` had
         columns. Its `target_mean` and `target_scale` standardize the target.
     net_ : skorch.NeuralNet
-        Network and head together, for skorch's tools; maps normalized images to
+        Network and head together, for skorch's tools; maps normalized images, or, where
+        X is a table, dicts of ``images``, ``present``, ``table``, ``has_table``, to
         standardized targets.
     solver_ : {"exact", "gradient"}
         How the head was fitted.

@@ -29,7 +29,8 @@ class FeatureExtraction(Strategy):
         Inverse strength of the L2 penalty on the coefficients of the standardized
         features, as in LogisticRegression; Ridge's ``alpha`` is ``1 / (2 * C)``.
         Several hundred features and few labels want a small value, and so do targets
-        that images say little about. Without effect on ``"gradient"``, which has
+        that images say little about; beside a table it is that of all images together,
+        and the table's is chosen to match. Without effect on ``"gradient"``, which has
         ``weight_decay``.
     layer : str, default="pooled"
         Stage whose output the head sees, see ``get_backbone(name).stages``.
