@@ -18,8 +18,8 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
 
     The strategy says which part of the network learns. With
     :class:`FeatureExtraction`, the default, nothing of it does: each image passes the
-    network once, and a logistic regression on its features is solved exactly. X may be a
-    table, in which columns of images stand beside others.
+    network once, and a logistic regression on its features is solved exactly. X may be
+    a table, in which columns of images stand beside others.
 
     Parameters
     ----------
