@@ -28,9 +28,9 @@ def test_several_columns_cost_one_pass_over_the_features(kind, monkeypatch):
     estimator = make("feature_extraction")
     calls, features = [], type(estimator)._features
 
-    def counted(self, images):
+    def counted(self, images, *args):
         calls.append(len(images))
-        return features(self, images)
+        return features(self, images, *args)
 
     monkeypatch.setattr(type(estimator), "_features", counted)
     estimator.fit(X, np.column_stack([y, y[::-1]])).predict(X[:5])
