@@ -55,12 +55,15 @@ def _inside_joblib_worker():
 def map_ordered(function, n, threads, ahead):
     """Yield function(0), ..., function(n - 1) in order, computed in threads.
 
+    A single thread, too, works ahead while the caller uses what it has got: reading
+    then overlaps computing.
+
     Parameters
     ----------
     function : callable
-        Called with a row number.
+        Called with a number; what it does should take longer than waking a thread.
     n : int
-        Number of rows.
+        How many there are.
     threads : int
         Number of threads.
     ahead : int
@@ -69,16 +72,16 @@ def map_ordered(function, n, threads, ahead):
     Yields
     ------
     object
-        The results in row order.
+        The results in order.
     """
-    if threads == 1:
-        yield from map(function, range(n))
+    if n == 1:  # nothing to overlap
+        yield function(0)
         return
     waiting = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="sktransfer") as pool:
         try:
-            for row in range(n):
-                waiting.append(pool.submit(function, row))
+            for i in range(n):
+                waiting.append(pool.submit(function, i))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
