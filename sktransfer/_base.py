@@ -170,6 +170,7 @@ class ImageEstimator(BaseEstimator):
         """
         from sktransfer._engine.device import resolve_device
         from sktransfer._engine.prefix import MIN_ROWS, PrefixJob, raise_problems
+        from sktransfer._engine.threads import threads_of_worker
 
         device = resolve_device(self.device)
         backbone = self.backbone_
@@ -189,7 +190,8 @@ class ImageEstimator(BaseEstimator):
             job.decode_factor = views.decode_factor
         if self.cache is not None and (view is None or view[0].are_lasting):
             self._connect_cache(job, layer, device, full_batches, view)
-        features = job.run(images)
+        with threads_of_worker():
+            features = job.run(images)
         if problems is not None:
             problems += job.problems
         elif not nan_rows:

@@ -8,13 +8,13 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
-from joblib import effective_n_jobs
+from sktransfer._workers import inside_worker
 
 _MAX_DEFAULT_THREADS = 4
 
 
 def n_threads(n_jobs):
-    """Return how many threads `n_jobs` means; None is 1 inside a joblib worker.
+    """Return how many threads `n_jobs` means; None is 1 inside a parallel worker.
 
     Parameters
     ----------
@@ -39,17 +39,10 @@ def n_threads(n_jobs):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     cores = cores or os.cpu_count() or 1
     if n_jobs is None:
-        return 1 if _inside_joblib_worker() else min(_MAX_DEFAULT_THREADS, cores)
+        return 1 if inside_worker() else min(_MAX_DEFAULT_THREADS, cores)
     if n_jobs < 0:
         return max(1, cores + 1 + n_jobs)
     return n_jobs
-
-
-def _inside_joblib_worker():
-    from joblib.parallel import get_active_backend
-
-    backend, _ = get_active_backend()
-    return getattr(backend, "nesting_level", 0) > 0 or effective_n_jobs(-1) == 1
 
 
 def map_ordered(function, n, threads, ahead):
