@@ -162,7 +162,8 @@ class PrefixJob:
         if self._input is None and self.device.type == "cpu":
             # Memory that is new to the process is slow: one batch's serves all.
             rows = max(self.batch_size, self.min_rows)
-            self._input = empty_batch(rows, len(pixels[0]))
+            in_pixels = getattr(self.network, "channels_last", True)
+            self._input = empty_batch(rows, len(pixels[0]), in_pixels)
         with torch.inference_mode():
             batch = normalized_batch(
                 pixels, self.preprocessing, self.device, self._input
