@@ -46,9 +46,11 @@ API_REFERENCE = {
             "names": [
                 "SktransferError",
                 "BackboneNotFoundError",
+                "EngineError",
                 "FeatureCacheError",
                 "ImageShapeError",
                 "InvalidImageError",
+                "MissingDependencyError",
                 "WeightsDownloadError",
                 "WeightsMismatchError",
             ],

@@ -43,6 +43,8 @@ class ImageEstimator(BaseEstimator):
         "resize": [StrOptions({"auto", "crop", "squash"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "engine": [StrOptions({"eager", "compile", "onnxruntime"})],
         "cache": [str, Path, FeatureCache, None],
         "store_weights_in_pickle": ["boolean"],
         "n_jobs": [Integral, None],
@@ -168,51 +170,71 @@ class ImageEstimator(BaseEstimator):
         `view` are Views and the number of the one that is wanted. Rows without a
         readable image raise, are NaN, or are told to the list `problems`.
         """
-        from sktransfer._engine.device import resolve_device
-        from sktransfer._engine.prefix import MIN_ROWS, PrefixJob, raise_problems
+        from sktransfer._engine.prefix import raise_problems
+        from sktransfer._engine.threads import threads_of_worker
 
-        device = resolve_device(self.device)
-        backbone = self.backbone_
-        full_batches = device.type != "cpu" or backbone.needs_full_batches
-        job = PrefixJob(
-            backbone.reader(*layer, device),
-            backbone.preprocessing,
-            (backbone.n_features_of(*layer),),
-            device,
-            self.batch_size,
-            n_threads(self.n_jobs),
-            max(MIN_ROWS, self.batch_size) if full_batches else MIN_ROWS,
-        )
-        if view is not None:
-            views, number = view
-            job.augment = partial(views.pixels_of(job.preprocessing), view=number)
-            job.decode_factor = views.decode_factor
-        if self.cache is not None and (view is None or view[0].are_lasting):
-            self._connect_cache(job, layer, device, full_batches, view)
-        features = job.run(images)
+        with threads_of_worker():
+            job = self._job(layer, view)
+            features = job.run(images)
         if problems is not None:
             problems += job.problems
         elif not nan_rows:
             raise_problems(job.problems, len(images), hint)
         return features
 
-    def _connect_cache(self, job, layer, device, full_batches, view):
+    def _job(self, layer, view=None):
+        """One pass through the network up to a layer, connected to the cache."""
+        from sktransfer._engine.prefix import PrefixJob
+
+        backbone, engine = self.backbone_, self._engine()
+        job = PrefixJob(
+            backbone.reader(*layer, engine.device, engine.or_none),
+            backbone.preprocessing,
+            (backbone.n_features_of(*layer),),
+            engine.device,
+            self.batch_size,
+            n_threads(self.n_jobs),
+            engine.min_rows,
+        )
+        if view is not None:
+            views, number = view
+            job.augment = partial(views.pixels_of(job.preprocessing), view=number)
+            job.decode_factor = views.decode_factor
+        if self.cache is not None and (view is None or view[0].are_lasting):
+            self._connect_cache(job, layer, engine, view)
+        return job
+
+    def _engine(self):
+        """Return what runs the frozen network: `engine`, `precision` and `device`."""
+        from sktransfer._engine.device import resolve_device
+        from sktransfer._engine.engines import Engine, resolve_precision
+
+        device = resolve_device(self.device)
+        return Engine(
+            self.engine,
+            resolve_precision(self.precision, device),
+            device,
+            self.batch_size,
+            self.backbone_.preprocessing.image_size,
+            self.backbone_.needs_full_batches,
+        )
+
+    def _connect_cache(self, job, layer, engine, view):
         # A vector has one pooling; raw activations at a cut are kept by its name alone.
         cut = layer[0] if layer[0] == self.backbone_.last else " ".join(layer)
         network = self.backbone_.fingerprint_at(layer[0])
         views, number = view or (None, 0)
-        job.store, key_of = self._store(network, cut, device, full_batches, views=views)
+        job.store, key_of = self._store(network, cut, engine, views=views)
         job.key_of = partial(key_of, view=number)
 
-    def _store(self, network, cut, device, full_batches, store=None, views=None):
+    def _store(self, network, cut, engine, store=None, views=None):
         """One pass over the store, and the function from contents to its keys."""
         more = {} if views is None else {"views": views.determinants()}
         everything = fingerprint(
             backbone=network,
             cut=cut,
             preprocessing=self.backbone_.preprocessing.to_dict(),
-            device=device.type,
-            batch_size=self.batch_size if full_batches else None,
+            **engine.determinants,
             **more,
         )
 

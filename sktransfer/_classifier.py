@@ -128,6 +128,15 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
     device : str, default="auto"
         ``"auto"`` is cuda, else mps, else cpu, whichever there is first; or a device in
         torch's notation.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        What the network computes with; ``"bfloat16"`` where its layers can. ``"auto"``
+        is bfloat16 on CUDA, else float32.
+    engine : {"eager", "compile", "onnxruntime"}, default="eager"
+        What runs the frozen part of the network: torch as it is, ``torch.compile``,
+        which needs a C++ compiler and takes up to a minute for each new network, or
+        onnxruntime, which computes on the CPU and is installed with
+        ``pip install 'sktransfer[onnx]'``. Values differ by less than 1e-4 of the
+        largest.
     cache : "auto", str, Path, FeatureCache or None, default="auto"
         Where what the frozen network says about images is kept: ``"auto"`` is in
         memory, 512 MB at most, shared by all estimators of the process; a path or
@@ -208,7 +217,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 (it only stores parameters)
         self,
         backbone="mini",
         *,
@@ -245,6 +254,8 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         checkpoint=None,
         callbacks=None,
         device="auto",
+        precision="auto",
+        engine="eager",
         cache="auto",
         store_weights_in_pickle=False,
         n_jobs=None,
@@ -285,6 +296,8 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.device = device
+        self.precision = precision
+        self.engine = engine
         self.cache = cache
         self.store_weights_in_pickle = store_weights_in_pickle
         self.n_jobs = n_jobs

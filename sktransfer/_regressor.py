@@ -121,6 +121,15 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
     device : str, default="auto"
         ``"auto"`` is cuda, else mps, else cpu, whichever there is first; or a device in
         torch's notation.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        What the network computes with; ``"bfloat16"`` where its layers can. ``"auto"``
+        is bfloat16 on CUDA, else float32.
+    engine : {"eager", "compile", "onnxruntime"}, default="eager"
+        What runs the frozen part of the network: torch as it is, ``torch.compile``,
+        which needs a C++ compiler and takes up to a minute for each new network, or
+        onnxruntime, which computes on the CPU and is installed with
+        ``pip install 'sktransfer[onnx]'``. Values differ by less than 1e-4 of the
+        largest.
     cache : "auto", str, Path, FeatureCache or None, default="auto"
         Where what the frozen network says about images is kept: ``"auto"`` is in
         memory, 512 MB at most, shared by all estimators of the process; a path or
@@ -232,6 +241,8 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         checkpoint=None,
         callbacks=None,
         device="auto",
+        precision="auto",
+        engine="eager",
         cache="auto",
         store_weights_in_pickle=False,
         n_jobs=None,
@@ -270,6 +281,8 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         self.checkpoint = checkpoint
         self.callbacks = callbacks
         self.device = device
+        self.precision = precision
+        self.engine = engine
         self.cache = cache
         self.store_weights_in_pickle = store_weights_in_pickle
         self.n_jobs = n_jobs

@@ -49,28 +49,26 @@ class Sources:
 
     def _make(self, cut, views):
         from sktransfer._engine.data import Activations
-        from sktransfer._engine.prefix import MIN_ROWS
 
         estimator = self.estimator
-        backbone, size = estimator.backbone_, estimator.batch_size
-        full = self.device.type != "cpu" or backbone.needs_full_batches
+        backbone, engine = estimator.backbone_, estimator._engine()
         source = Activations(
             self.images,
-            None if cut is None else backbone.prefix(cut, self.device),
+            None if cut is None else backbone.prefix(cut, self.device, engine.or_none),
             backbone.preprocessing,
             self.device,
             n_threads(estimator.n_jobs),
-            max(MIN_ROWS, size) if full else MIN_ROWS,
-            max(MIN_ROWS, size),
+            engine.min_rows,
+            engine.max_rows,
         )
         if views is None or views.n is not None:
-            source.store, source.key_of = self._store_at(cut, views, full)
+            source.store, source.key_of = self._store_at(cut, views, engine)
         if views is not None:
             source.augment = views.pixels_of(backbone.preprocessing)
             source.decode_factor = views.decode_factor
         return source
 
-    def _store_at(self, cut, views, full):
+    def _store_at(self, cut, views, engine):
         backbone, store = self.estimator.backbone_, None
         if self.estimator.cache is None or not (views is None or views.are_lasting):
             store = self._own_store
@@ -78,7 +76,7 @@ class Sources:
             store = SHARED  # files hold what a network has computed, not pixels
         network = "" if cut is None else backbone.fingerprint_at(cut)
         name = "pixels" if cut is None else cut
-        return self.estimator._store(network, name, self.device, full, store, views)
+        return self.estimator._store(network, name, engine, store, views)
 
 
 def identity_of(estimator, fit):

@@ -42,8 +42,10 @@ class SupervisedEstimator(TrainedEstimator):
         raise NotImplementedError
 
     def _fit(self, X, y, sample_weight, groups, announced=None):
+        from sktransfer._engine.threads import threads_of_worker
+
         goes_on = self.warm_start and hasattr(self, "head_")
-        with self._nothing_half_fitted(goes_on):
+        with self._nothing_half_fitted(goes_on), threads_of_worker():
             fit = self._read(
                 X, y, sample_weight, groups, goes_on=goes_on, announced=announced
             )
@@ -55,8 +57,10 @@ class SupervisedEstimator(TrainedEstimator):
         return self
 
     def _partial_fit(self, X, y, sample_weight, announced=None):
+        from sktransfer._engine.threads import threads_of_worker
+
         goes_on = hasattr(self, "head_")
-        with self._nothing_half_fitted(goes_on):
+        with self._nothing_half_fitted(goes_on), threads_of_worker():
             fit = self._read(
                 X, y, sample_weight, None, goes_on=goes_on, announced=announced
             )

@@ -180,11 +180,11 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
 
     def _training(self, fit, module, **more):
         """Assemble one fit; `more` goes to the engine's Training."""
-        from sktransfer._engine.device import resolve_device
         from sktransfer._engine.module import segments_up_to
         from sktransfer._engine.training import Recipe, Task, Training
 
-        device, views = resolve_device(self.device), self._views(fit)
+        engine, views = self._engine(), self._views(fit)
+        device = engine.device
         sources = FusedSources if isinstance(fit.images, FusedRows) else Sources
         task = Task(
             sources(self, fit.images, device, views),
@@ -210,6 +210,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
             modality_dropout=0.0 if self._joint is None else self._joint.dropout,
             callbacks=self.callbacks,
             verbose=int(self.verbose),
+            precision=engine.precision,
         )
         base, layer = self.backbone_.base, fit.strategy.layer
         return Training(

@@ -6,10 +6,12 @@ All of them are also the built-in error a user of scikit-learn would catch, so
 
 __all__ = [
     "BackboneNotFoundError",
+    "EngineError",
     "FeatureCacheError",
     "FeatureCacheWarning",
     "ImageShapeError",
     "InvalidImageError",
+    "MissingDependencyError",
     "SktransferError",
     "WeightsDownloadError",
     "WeightsMismatchError",
@@ -188,4 +190,55 @@ class WeightsDownloadError(SktransferError, ConnectionError):
             f"({self.reason}). Without a network, put that file at {self.path} (the "
             "folder follows TORCH_HOME), pass weights='PATH' to a file you have, or "
             "use backbone='mini', whose weights come with sktransfer."
+        )
+
+
+class EngineError(SktransferError, RuntimeError):
+    """An engine cannot run this network, or not as it should.
+
+    Parameters
+    ----------
+    engine : str
+        The value of the parameter `engine`.
+    reason : str
+        What went wrong.
+    advice : str
+        What to do, as a sentence.
+    """
+
+    def __init__(self, engine, reason, advice):
+        super().__init__(engine, reason, advice)
+        self.engine, self.reason, self.advice = engine, reason, advice
+
+    def __str__(self):
+        """Format the message as engine, reason, advice."""
+        return f"engine={self.engine!r}: {self.reason}. {self.advice}"
+
+
+class MissingDependencyError(SktransferError, ImportError):
+    """A package is missing that only this feature needs.
+
+    Parameters
+    ----------
+    package : str
+        The module that cannot be imported.
+    extra : str
+        The extra of sktransfer that installs it.
+    needed_by : str
+        What asked for it.
+    reason : str
+        The error of the import.
+    """
+
+    def __init__(self, package, extra, needed_by, reason):
+        super().__init__(package, extra, needed_by, reason)
+        self.package, self.extra = package, extra
+        self.needed_by, self.reason = needed_by, reason
+
+    def __str__(self):
+        """Format the message with the command that installs it."""
+        return (
+            f"{self.needed_by} needs the package {self.package}, which cannot be "
+            f"imported ({self.reason}). Install it with: "
+            f"pip install 'sktransfer[{self.extra}]'"
         )

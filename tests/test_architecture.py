@@ -75,6 +75,8 @@ def test_no_function_body_is_longer_than_40_lines(path):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     )
     lengths = {function.name: body_lines(function) for function in functions}
+    if path.name in ESTIMATORS:
+        del lengths["__init__"]  # one line a parameter
     assert {n: k for n, k in lengths.items() if k > MAX_BODY_LINES} == {}
 
 

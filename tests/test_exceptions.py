@@ -8,9 +8,11 @@ import pytest
 from sktransfer import exceptions
 from sktransfer.exceptions import (
     BackboneNotFoundError,
+    EngineError,
     FeatureCacheError,
     ImageShapeError,
     InvalidImageError,
+    MissingDependencyError,
     SktransferError,
     WeightsDownloadError,
     WeightsMismatchError,
@@ -24,6 +26,8 @@ EXAMPLES = [
     (WeightsMismatchError("w.pth", "resnet18", "no 'fc'", "Do this."), ValueError),
     (WeightsDownloadError("https://x/w.pth", "/w.pth", "timed out"), ConnectionError),
     (FeatureCacheError("/a.jpg", "it is something else", "Pass another."), OSError),
+    (EngineError("compile", "no compiler", "Install one."), RuntimeError),
+    (MissingDependencyError("onnx", "onnx", "x=1", "No module"), ImportError),
 ]
 each_error = pytest.mark.parametrize(
     ("error", "builtin"),

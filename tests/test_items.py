@@ -69,6 +69,21 @@ def test_key_of_a_pil_image_is_that_of_its_upright_pixels():
     assert key(PilItem(image)) != key(PilItem(turned))
 
 
+def test_source_is_the_same_where_nobody_asks_for_the_key(colour_paths):
+    path = colour_paths[0][0]
+    array = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    items = [
+        PathItem(path),
+        EncodedItem(Path(path).read_bytes()),
+        ArrayItem(array),
+        PilItem(Image.fromarray(array)),
+    ]
+    for item in items:
+        source, content = item.load(keyed=False)
+        np.testing.assert_array_equal(source, item.load()[0])
+        assert content is None
+
+
 def test_missing_item_says_what_was_found():
     with pytest.raises(DecodeError, match=r"the image is missing \(nan\)"):
         MissingItem(float("nan")).load()

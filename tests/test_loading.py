@@ -29,24 +29,39 @@ def test_no_rows_give_no_results(threads):
     assert list(map_ordered(sleepy, 0, threads, 4)) == []
 
 
-def test_no_more_rows_are_read_ahead_than_allowed():
+@pytest.mark.parametrize("threads", [1, 3])
+def test_no_more_rows_are_in_flight_than_allowed(threads):
     started = []
-    results = map_ordered(started.append, 100, 2, 5)
-    for taken in range(1, 20):
+    results = map_ordered(started.append, 100, threads, 5)
+    for taken in range(1, 60):
         next(results)
         time.sleep(0.002)
         assert len(started) <= taken + 5
     results.close()
 
 
+def test_one_thread_reads_ahead_of_the_caller():
+    read = threading.Event()
+
+    def note(row):
+        if row == 3:
+            read.set()
+        return threading.current_thread().name
+
+    results = map_ordered(note, 8, 1, 6)
+    assert next(results) != threading.current_thread().name
+    assert read.wait(timeout=20)  # while the caller has not asked for the next row
+    results.close()
+
+
+def test_a_single_row_needs_no_thread():
+    caller = threading.current_thread()
+    assert list(map_ordered(lambda _: threading.current_thread(), 1, 2, 4)) == [caller]
+
+
 def test_rows_are_read_in_several_threads_at_once():
     together = threading.Barrier(3, timeout=20)
     assert len(list(map_ordered(lambda _: together.wait(), 3, 3, 3))) == 3
-
-
-def test_one_thread_means_the_callers():
-    names = set(map_ordered(lambda _: threading.current_thread().name, 3, 1, 3))
-    assert names == {threading.current_thread().name}
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -11,6 +11,8 @@ from torch import nn
 
 from sktransfer import FeatureExtractorTransformer
 from sktransfer._cache.memory import SHARED
+from sktransfer._engine.prefix import PrefixJob
+from sktransfer._images.inputs import PixelSequence
 from sktransfer.exceptions import InvalidImageError
 
 FAMILIES = [
@@ -224,6 +226,39 @@ def test_threads_change_neither_values_nor_order(colour_paths, cache):
     for n_jobs in (2, 5, -1, None):
         threads, _ = fitted(n_jobs=n_jobs, cache=cache)
         np.testing.assert_array_equal(threads.transform(paths), expected)
+
+
+class Counted(PixelSequence):
+    """Images that know how many of them were opened."""
+
+    opened = 0
+
+    def __getitem__(self, row):
+        self.opened += 1
+        return super().__getitem__(row)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_few_batches_are_in_flight_whatever_the_length(threads):
+    images, ahead = Counted(noise(600), None), []
+    transformer, sizes = fitted(batch_size=16)
+    network = transformer.backbone_.for_inference(torch.device("cpu"))
+    network.register_forward_hook(lambda *_: time.sleep(0.001))  # readers are faster
+    network.register_forward_hook(
+        lambda *_: ahead.append(images.opened - sum(sizes[:-1]))
+    )
+    job = PrefixJob(
+        network,
+        transformer.backbone_.preprocessing,
+        (6,),
+        torch.device("cpu"),
+        16,
+        threads,
+        16,
+    )
+    assert job.run(images).shape == (600, 6)
+    assert sum(sizes) >= 600
+    assert 16 < max(ahead) <= 3 * 16
 
 
 def test_floats_and_8_bit_images_may_share_a_batch():

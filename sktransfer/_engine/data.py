@@ -15,11 +15,11 @@ from functools import partial
 import numpy as np
 import torch
 
+from sktransfer._engine.normalization import normalized_batch
 from sktransfer._engine.prefix import (
     LoadedRow,
     load_in_portions,
     load_rows,
-    normalized_batch,
     raise_problems,
 )
 from sktransfer._images.decode import DecodeError

@@ -2,6 +2,8 @@
 
 import torch
 
+from sktransfer._workers import inside_worker, worker_number
+
 
 def resolve_device(device):
     """Return the device that `device` means.
@@ -9,8 +11,9 @@ def resolve_device(device):
     Parameters
     ----------
     device : str
-        ``"auto"`` is cuda where there is one, else mps, else cpu; anything else is
-        torch's own notation, such as ``"cuda:1"``.
+        ``"auto"`` is cuda where there is one, else mps, else cpu; parallel workers
+        share several CUDA devices evenly. Anything else is torch's own notation, such
+        as ``"cuda:1"``.
 
     Returns
     -------
@@ -19,7 +22,10 @@ def resolve_device(device):
     """
     if device == "auto":
         if torch.cuda.is_available():
+            n_devices = torch.cuda.device_count()
             device = "cuda"
+            if n_devices > 1 and inside_worker():
+                device = f"cuda:{choose_cuda(n_devices, worker_number())}"
         else:
             device = "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -31,3 +37,8 @@ def resolve_device(device):
             "'cpu' or a device this machine has."
         ) from error
     return resolved
+
+
+def choose_cuda(n_devices, worker):
+    """Return the number of the device of a worker: each in turn gets the next."""
+    return worker % n_devices

@@ -2,7 +2,7 @@
 
 skorch brings the loop, the history and the callbacks; what it leaves to subclasses is
 here: weighted losses of several heads, penalties, batches that come from the store of
-activations, private random numbers, and mixed precision on CUDA.
+activations, private random numbers, and mixed precision.
 """
 
 import dis
@@ -15,6 +15,7 @@ from skorch.callbacks import GradientNormClipping
 from skorch.dataset import get_len, unpack_data
 
 from sktransfer._engine.data import Rows, batches, epoch_order, part_of
+from sktransfer._engine.engines import autocast
 from sktransfer._engine.fusion import drop_modalities
 from sktransfer._randomness import derived_seed, seeded_globals
 
@@ -49,6 +50,8 @@ class TransferNet(NeuralNet):
         Largest norm of the gradient of a step.
     modality_dropout : float, default=0.0
         Probability that a row is seen without its images, or its table, in a step.
+    precision : {"float32", "bfloat16"}, default="float32"
+        What training computes with.
     **kwargs : dict
         skorch's own.
     """
@@ -64,6 +67,7 @@ class TransferNet(NeuralNet):
         n_views=None,
         gradient_clip=None,
         modality_dropout=0.0,
+        precision="float32",
         **kwargs,
     ):
         super().__init__(module, criterion, **kwargs)
@@ -73,6 +77,7 @@ class TransferNet(NeuralNet):
         self.n_views = n_views
         self.gradient_clip = gradient_clip
         self.modality_dropout = modality_dropout
+        self.precision = precision
 
     @property
     def _default_callbacks(self):
@@ -218,8 +223,7 @@ class TransferNet(NeuralNet):
         return loss.detach()
 
     def _autocast(self):
-        device = torch.device(self.device).type
-        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+        return autocast(torch.device(self.device), self.precision)
 
     def _loss(self, outputs, targets, weights):
         """Mean over the rows of the heads' weighted losses, summed over the heads."""

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from sktransfer._engine.normalization import empty_batch, normalized_batch
 from sktransfer._images.decode import DecodeError
 from sktransfer._images.loading import map_ordered
 from sktransfer.exceptions import InvalidImageError
@@ -72,6 +73,7 @@ class PrefixJob:
     augment: object = None
     decode_factor: float = 1.0
     problems: list = field(default_factory=list)
+    _input: torch.Tensor | None = field(default=None, repr=False)
 
     def run(self, images):
         """Compute the activations of all images.
@@ -107,6 +109,7 @@ class PrefixJob:
             key_of=self.key_of,
             look_up=look_up,
             pixels_of=self._pixels_of,
+            keyed=self.key_of is not None or self.augment is not None,
         )
         ahead = _BATCHES_AHEAD * self.batch_size
         try:
@@ -156,40 +159,16 @@ class PrefixJob:
             self.store.put(list(zip(batch.keys, computed, strict=True)))
 
     def _forward(self, pixels):
+        if self._input is None and self.device.type == "cpu":
+            # Memory that is new to the process is slow: one batch's serves all.
+            rows = max(self.batch_size, self.min_rows)
+            in_pixels = getattr(self.network, "channels_last", True)
+            self._input = empty_batch(rows, len(pixels[0]), in_pixels)
         with torch.inference_mode():
-            batch = normalized_batch(pixels, self.preprocessing, self.device)
+            batch = normalized_batch(
+                pixels, self.preprocessing, self.device, self._input
+            )
             return self.network(batch).float().cpu().numpy()
-
-
-def normalized_batch(pixels, preprocessing, device):
-    """Stack and normalize images; 8-bit pixels travel to the device as 8 bits.
-
-    Parameters
-    ----------
-    pixels : list of ndarray of shape (s, s, 3)
-        uint8, or floats nominally in [0, 1].
-    preprocessing : Preprocessing
-        Whose mean and std are used.
-    device : torch.device
-        Where the batch goes.
-
-    Returns
-    -------
-    torch.Tensor of shape (b, 3, s, s), float32
-        In channels-last order.
-    """
-    if any(p.dtype != np.uint8 for p in pixels):
-        pixels = [
-            p.astype(np.float32) / np.float32(255) if p.dtype == np.uint8 else p
-            for p in pixels
-        ]
-    batch = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)
-    if batch.dtype == torch.uint8:
-        batch = batch.float().div_(255)
-    shape = (1, 3, 1, 1)
-    mean = torch.tensor(preprocessing.mean, device=device).view(shape)
-    std = torch.tensor(preprocessing.std, device=device).view(shape)
-    return ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 class LoadedRow(NamedTuple):
@@ -203,7 +182,7 @@ class LoadedRow(NamedTuple):
     pixels: np.ndarray | None = None
 
 
-def load_rows(images, rows, key_of, look_up, pixels_of):
+def load_rows(images, rows, key_of, look_up, pixels_of, keyed=True):
     """Look some rows up, and decode those that are to be computed; what threads do.
 
     Parameters
@@ -219,13 +198,15 @@ def load_rows(images, rows, key_of, look_up, pixels_of):
         are to be computed.
     pixels_of : callable
         ``pixels_of(item, source, content)`` decodes and resizes.
+    keyed : bool, default=True
+        Whether anyone asks for the content.
 
     Returns
     -------
     list of LoadedRow or DecodeError
         Errors are returned, not raised, so that all can be reported together.
     """
-    opened = (_opened(images, row) for row in rows)
+    opened = (_opened(images, row, keyed) for row in rows)
     if key_of is None:
         return [_decoded(found, None, pixels_of) for found in opened]
     opened = list(opened)
@@ -270,11 +251,11 @@ def load_in_portions(load, rows, threads, ahead):
             yield from zip(portion, found, strict=True)
 
 
-def _opened(images, row):
+def _opened(images, row, keyed):
     """Item, source and content of a row, or the reason why there are none."""
     try:
         item = images[row]
-        return item, *item.load()
+        return item, *item.load(keyed)
     except DecodeError as error:
         return error
 

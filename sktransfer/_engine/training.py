@@ -39,6 +39,7 @@ class Recipe:
     modality_dropout: float = 0.0
     callbacks: list | None = None
     verbose: int = 0
+    precision: str = "float32"
 
 
 @dataclass
@@ -129,6 +130,7 @@ class Training:
             n_views=recipe.n_views,
             gradient_clip=recipe.gradient_clip,
             modality_dropout=recipe.modality_dropout,
+            precision=recipe.precision,
             batch_size=recipe.batch_size,
             device=str(recipe.device),
             train_split=self._split,

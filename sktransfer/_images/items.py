@@ -2,7 +2,9 @@
 
 An item knows where its image comes from and opens it only when asked: `load` returns
 the image's source (encoded bytes, PIL image or array) with the bytes that identify its
-content, `decode` turns that source into RGB. Files are read once, for both.
+content, `decode` turns that source into RGB. Files are read once, for both. Where
+nobody asks for the content (``keyed=False``) it is None: hashing may take longer than
+resizing.
 """
 
 import os
@@ -35,7 +37,7 @@ class MissingItem:
 
     found: object
 
-    def load(self):
+    def load(self, keyed=True):  # noqa: ARG002 (one signature for all items)
         """Raise: there is nothing to load."""
         raise DecodeError(f"the image is missing ({self.found!r})")
 
@@ -46,9 +48,9 @@ class EncodedItem:
 
     data: bytes
 
-    def load(self):
+    def load(self, keyed=True):
         """Return the source and its content key."""
-        return self.data, _digest(b"encoded", self.data)
+        return self.data, _digest(b"encoded", self.data) if keyed else None
 
     def decode(self, source, size):
         """Decode the source for a target of `size` pixels."""
@@ -61,12 +63,12 @@ class PathItem:
 
     path: str
 
-    def load(self):
+    def load(self, keyed=True):
         """Read the file; return its bytes and content key."""
         absolute = os.path.abspath(self.path)
         try:
             with open(absolute, "rb") as file:
-                return EncodedItem(file.read()).load()
+                return EncodedItem(file.read()).load(keyed)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             where = "" if absolute == self.path else f" (given as {self.path!r})"
@@ -86,9 +88,11 @@ class PilItem:
 
     image: Image.Image
 
-    def load(self):
+    def load(self, keyed=True):
         """Bring the image to RGB right away: its pixels are its identity."""
         rgb = decode_pil(self.image)
+        if not keyed:
+            return rgb, None
         pixels = np.asarray(rgb)
         header = f"{pixels.dtype.str}{pixels.shape}".encode()
         return rgb, _digest(b"pil", header, pixels.tobytes())
@@ -105,9 +109,11 @@ class ArrayItem:
     array: np.ndarray
     value_range: tuple | None = None
 
-    def load(self):
+    def load(self, keyed=True):
         """Return the pixels and their content key."""
         array = self.array
+        if not keyed:
+            return array, None
         header = f"{array.dtype.str}{array.shape}{self.value_range}".encode()
         return array, _digest(b"array", header, array.tobytes())
 

@@ -8,13 +8,13 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
-from joblib import effective_n_jobs
+from sktransfer._workers import inside_worker
 
 _MAX_DEFAULT_THREADS = 4
 
 
 def n_threads(n_jobs):
-    """Return how many threads `n_jobs` means; None is 1 inside a joblib worker.
+    """Return how many threads `n_jobs` means; None is 1 inside a parallel worker.
 
     Parameters
     ----------
@@ -39,28 +39,24 @@ def n_threads(n_jobs):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     cores = cores or os.cpu_count() or 1
     if n_jobs is None:
-        return 1 if _inside_joblib_worker() else min(_MAX_DEFAULT_THREADS, cores)
+        return 1 if inside_worker() else min(_MAX_DEFAULT_THREADS, cores)
     if n_jobs < 0:
         return max(1, cores + 1 + n_jobs)
     return n_jobs
 
 
-def _inside_joblib_worker():
-    from joblib.parallel import get_active_backend
-
-    backend, _ = get_active_backend()
-    return getattr(backend, "nesting_level", 0) > 0 or effective_n_jobs(-1) == 1
-
-
 def map_ordered(function, n, threads, ahead):
     """Yield function(0), ..., function(n - 1) in order, computed in threads.
+
+    A single thread, too, works ahead while the caller uses what it has got: reading
+    then overlaps computing.
 
     Parameters
     ----------
     function : callable
-        Called with a row number.
+        Called with a number; what it does should take longer than waking a thread.
     n : int
-        Number of rows.
+        How many there are.
     threads : int
         Number of threads.
     ahead : int
@@ -69,16 +65,16 @@ def map_ordered(function, n, threads, ahead):
     Yields
     ------
     object
-        The results in row order.
+        The results in order.
     """
-    if threads == 1:
-        yield from map(function, range(n))
+    if n == 1:  # nothing to overlap
+        yield function(0)
         return
     waiting = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="sktransfer") as pool:
         try:
-            for row in range(n):
-                waiting.append(pool.submit(function, row))
+            for i in range(n):
+                waiting.append(pool.submit(function, i))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:

@@ -106,18 +106,9 @@ class Backbone:
             network = self._loaded()
             return network.plan.segments(network.trunk)
 
-    def prefix(self, cut, device):
-        """Return the network up to and with the stage `cut`, as `for_inference` does.
-
-        Networks whose changed tensors are all above the cut share their base's.
-        """
-        if cut == self.last:
-            return self.for_inference(device)
-        self.stage(cut)
-        with lock:
-            if self._is_base_up_to(cut):
-                return self._base.prefix(cut, device)
-            return self._loaded().prefix(cut, device)
+    def prefix(self, cut, device, engine=None):
+        """Return the network up to and with the stage `cut`, as `reader` does."""
+        return self._part(cut, None, device, engine)
 
     def n_features_of(self, layer, pooling):
         """Width of the features read at a stage, or raise if there are none."""
@@ -133,14 +124,48 @@ class Backbone:
 
         return Layout(shape).channels * (2 if pooling == "avgmax" else 1)
 
-    def reader(self, layer, pooling, device):
-        """Return a frozen network from images to the features read at a stage."""
-        network = self.prefix(layer, device)
-        if layer == self.last:
-            return network
-        from torch import nn
+    def reader(self, layer, pooling, device, engine=None):
+        """Return a frozen network from images to the features read at a stage.
 
-        return nn.Sequential(network, self.pool(layer, pooling))
+        Parameters
+        ----------
+        layer, pooling : str
+            The stage, and what makes a vector of its output.
+        device : torch.device
+            Where it runs.
+        engine : callable or None, default=None
+            Hashable; maps a module to what runs it. None: the module itself.
+
+        Returns
+        -------
+        torch.nn.Module
+            A fused copy, or what the engine made of it; kept for the next call.
+            Networks whose changed tensors are all above the stage share their base's.
+        """
+        return self._part(layer, pooling, device, engine)
+
+    def _part(self, layer, pooling, device, engine):
+        is_last = layer == self.last
+        if not is_last:
+            self.stage(layer)
+        with lock:
+            if not is_last and self._is_base_up_to(layer):
+                return self._base._part(layer, pooling, device, engine)
+            network = self._loaded()
+
+            def make():
+                if is_last:
+                    return network.for_inference(device)
+                part = network.prefix(layer, device)
+                if pooling is None:
+                    return part
+                from torch import nn
+
+                return nn.Sequential(part, self.pool(layer, pooling))
+
+            if engine is None:
+                return make()
+            return network.run_by(engine, (layer, None if is_last else pooling), make)
 
     def pool(self, layer, pooling):
         """Return the module that turns a stage's activation into features."""

@@ -20,7 +20,8 @@ from sktransfer.exceptions import WeightsMismatchError
 
 POOLED, HIDDEN = "pooled", "hidden"
 _MAX_SHARED = 4
-# Copies of a network for inference, of several cuts and devices.
+# Copies of a network for inference, of several cuts and devices, and as many of what
+# engines made of them.
 _MAX_FUSED = 4
 _shared = OrderedDict()
 # Taken before the lock of `seeded_globals`, never after it.
@@ -38,6 +39,7 @@ class Network:
     needs_full_batches: bool
     plan: object
     fused: dict = field(default_factory=dict)
+    engines: dict = field(default_factory=dict)
 
     @property
     def is_traced(self):
@@ -53,16 +55,25 @@ class Network:
         part = self.plan.prefix
         return self._fused((cut, device), device, lambda: part(self.trunk, cut))
 
-    def _fused(self, key, device, make):
-        network = self.fused.pop(key, None)
-        if network is None:
-            from sktransfer.backbones._graph import fused
+    def run_by(self, engine, part, make):
+        """Return what an engine made of a part of the network, at first use."""
+        return _kept(self.engines, (engine, part), lambda: engine(make()))
 
-            network = fused(make()).to(device)
-        self.fused[key] = network  # the last used one is the last
-        while len(self.fused) > _MAX_FUSED:
-            del self.fused[next(iter(self.fused))]
-        return network
+    def _fused(self, key, device, make):
+        from sktransfer.backbones._graph import fused
+
+        return _kept(self.fused, key, lambda: fused(make()).to(device))
+
+
+def _kept(known, key, make):
+    """Return what is known by a key, made at first use; few are kept."""
+    value = known.pop(key, None)
+    if value is None:
+        value = make()
+    known[key] = value  # the last used one is the last
+    while len(known) > _MAX_FUSED:
+        del known[next(iter(known))]
+    return value
 
 
 def is_module(origin):

@@ -1,0 +1,74 @@
+"""Pixels to a network's input: the same bits, whatever the way to them."""
+
+import numpy as np
+import pytest
+import torch
+
+from sktransfer._engine.normalization import empty_batch, normalized_batch
+from sktransfer._images.preprocessing import Preprocessing
+
+CPU = torch.device("cpu")
+PREPROCESSING = Preprocessing(image_size=7)
+
+
+def images(n=5):
+    rng = np.random.default_rng(0)
+    return list(rng.integers(0, 256, size=(n, 7, 7, 3), dtype=np.uint8))
+
+
+def by_hand(pixels):
+    """The formula, on the whole batch at once."""
+    batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
+    mean = torch.tensor(PREPROCESSING.mean).view(1, 3, 1, 1)
+    std = torch.tensor(PREPROCESSING.std).view(1, 3, 1, 1)
+    return (batch - mean) / std
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_batch_is_the_formula_bit_for_bit_in_the_layout_asked_for(channels_last):
+    pixels, memory = images(), empty_batch(9, 7, channels_last)
+    batch = normalized_batch(pixels, PREPROCESSING, CPU, memory)
+    assert torch.equal(batch, by_hand(pixels))
+    assert batch.data_ptr() == memory.data_ptr()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert batch.is_contiguous(memory_format=layout)
+
+
+def test_batch_without_memory_is_new_each_time():
+    pixels = images()
+    first = normalized_batch(pixels, PREPROCESSING, CPU)
+    normalized_batch(pixels[::-1], PREPROCESSING, CPU)
+    assert torch.equal(first, by_hand(pixels))
+    assert first.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_floats_are_not_divided_and_may_stand_beside_8_bit_images():
+    pixels = images()
+    mixed = [p if i % 2 else p.astype(np.float32) / 255 for i, p in enumerate(pixels)]
+    batch = normalized_batch(mixed, PREPROCESSING, CPU)
+    torch.testing.assert_close(batch, by_hand(pixels), rtol=0, atol=1e-6)
+    assert torch.equal(batch[1], by_hand(pixels)[1])
+
+
+def test_images_are_only_read():
+    pixels = images()
+    for image in pixels:
+        image.flags.writeable = False  # as those that Pillow gives
+    assert torch.equal(normalized_batch(pixels, PREPROCESSING, CPU), by_hand(pixels))
+    as_floats = [p.astype(np.float32) for p in pixels]
+    before = np.stack(as_floats)
+    normalized_batch(as_floats, PREPROCESSING, CPU)
+    np.testing.assert_array_equal(np.stack(as_floats), before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batch_on_cuda_is_that_of_the_cpu():
+    pixels = images()
+    mixed = [p if i % 2 else p.astype(np.float32) / 255 for i, p in enumerate(pixels)]
+    for some in (pixels, mixed):
+        there = normalized_batch(some, PREPROCESSING, torch.device("cuda"))
+        assert there.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(
+            there.cpu(), normalized_batch(some, PREPROCESSING, CPU)
+        )
