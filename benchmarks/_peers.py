@@ -7,7 +7,6 @@ is done. Weights are random, which changes no speed and needs no network.
 
 import json
 import sys
-from functools import partial
 
 import torch
 from PIL import Image
@@ -23,7 +22,8 @@ def embetter():
     from embetter.vision import ImageLoader, TimmEncoder
     from sklearn.pipeline import make_pipeline
 
-    return make_pipeline(ImageLoader(convert="RGB"), TimmEncoder("resnet18")).transform
+    pipeline = make_pipeline(ImageLoader(convert="RGB"), TimmEncoder("resnet18"))
+    return pipeline.fit_transform
 
 
 def img2vec():
@@ -42,24 +42,23 @@ def img2vec():
 
 
 def without_download(build, name, value):
-    def random_weights(*args, **kwargs):
-        return build(*args, **{**kwargs, name: value})
-
-    return partial(random_weights)
+    """Wrap what builds a network, so that it does not ask for weights."""
+    return lambda *args, **kwargs: build(*args, **{**kwargs, name: value})
 
 
 def serve(paths):
+    answers, sys.stdout = sys.stdout, sys.stderr  # the packages print, too
     made = {}
     for make in (embetter, img2vec):
         try:
             made[make.__name__] = make()
         except ImportError as error:
             print(f"{make.__name__} cannot be imported: {error}", file=sys.stderr)
-    print(json.dumps(sorted(made)), flush=True)
+    print(json.dumps(sorted(made)), file=answers, flush=True)
     with torch.no_grad():  # embetter leaves gradients on
         for line in sys.stdin:
             made[line.strip()](paths)
-            print("done", flush=True)
+            print("done", file=answers, flush=True)
 
 
 if __name__ == "__main__":

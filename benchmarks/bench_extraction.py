@@ -208,7 +208,7 @@ def print_peers(python, paths, repeats, engines):
             )
         seconds = alternate(candidates, repeats)
         process.stdin.close()
-    for name in {"embetter", "img2vec"}.difference(installed):
+    for name in sorted({"embetter", "img2vec"}.difference(installed)):
         print(f"{name} is not installed in the environment of {python}.\n")
     best = min((seconds[name] for name in installed), default=float("nan"))
     print_table(
