@@ -16,6 +16,7 @@ from sktransfer._images.items import (
     MissingItem,
     PathItem,
     PilItem,
+    ready_pixels,
 )
 from sktransfer.exceptions import InvalidImageError
 
@@ -82,6 +83,23 @@ def test_source_is_the_same_where_nobody_asks_for_the_key(colour_paths):
         source, content = item.load(keyed=False)
         np.testing.assert_array_equal(source, item.load()[0])
         assert content is None
+
+
+def test_only_8_bit_rgb_arrays_of_the_right_size_need_no_decoding():
+    array = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    for value_range in (None, (0, 255)):
+        pixels = ready_pixels(ArrayItem(array, value_range), 6)
+        decoded = ArrayItem(array, value_range).decode(array, 6)
+        np.testing.assert_array_equal(pixels, np.asarray(decoded))
+    others = [
+        ArrayItem(array, (0, 16)),
+        ArrayItem(array / 255),
+        ArrayItem(array[..., 0]),
+        ArrayItem(array[:5]),
+        PilItem(Image.fromarray(array)),
+    ]
+    assert [ready_pixels(item, 6) for item in others] == [None] * 5
+    assert ready_pixels(ArrayItem(array), 5) is None
 
 
 def test_missing_item_says_what_was_found():

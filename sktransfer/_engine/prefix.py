@@ -22,6 +22,7 @@ import torch
 
 from sktransfer._engine.normalization import empty_batch, normalized_batch
 from sktransfer._images.decode import DecodeError
+from sktransfer._images.items import ready_pixels
 from sktransfer._images.loading import map_ordered
 from sktransfer.exceptions import InvalidImageError
 
@@ -131,6 +132,10 @@ class PrefixJob:
         return others
 
     def _pixels_of(self, item, source, content):
+        if self.augment is None:
+            ready = ready_pixels(item, self.preprocessing.image_size)
+            if ready is not None:
+                return ready
         size = round(self.preprocessing.decode_size * self.decode_factor)
         image = item.decode(source, size)
         if self.augment is not None:

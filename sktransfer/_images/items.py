@@ -120,3 +120,24 @@ class ArrayItem:
     def decode(self, source, size):  # noqa: ARG002 (one signature for all items)
         """Bring the pixels to RGB."""
         return decode_array(source, self.value_range)
+
+
+def ready_pixels(item, size):
+    """Return the pixels of an item if they are what the network sees, else None.
+
+    Parameters
+    ----------
+    item : item
+        Of any kind.
+    size : int
+        Height and width, in pixels, that the network sees.
+
+    Returns
+    -------
+    ndarray of shape (size, size, 3), uint8, or None
+        None where the image has to be decoded or resized.
+    """
+    if not isinstance(item, ArrayItem) or item.value_range not in (None, (0, 255)):
+        return None
+    is_ready = item.array.dtype == np.uint8 and item.array.shape == (size, size, 3)
+    return item.array if is_ready else None
