@@ -23,8 +23,10 @@ def threads_of_worker():
         yield
         return
     with _lock:
-        # A new thread begins with the number that was set last, in whichever thread.
-        _limited.append(_limited[0] if _limited else torch.get_num_threads())
+        # A new thread takes the number that was set last, in whichever thread, when it
+        # first asks for it: now, not after another worker has set it back.
+        own = torch.get_num_threads()
+        _limited.append(_limited[0] if _limited else own)
         torch.set_num_threads(1)
     _here.is_limited = True
     try:
