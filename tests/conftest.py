@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -9,6 +10,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 _SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure(config):
+    """Let the processes of ``-n`` share the cores: together they must not take more."""
+    n_processes = getattr(config.option, "numprocesses", None)
+    if n_processes:
+        share = max(1, (os.cpu_count() or 1) // n_processes)
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 
 def pytest_collection_modifyitems(config, items):
