@@ -127,7 +127,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         Callbacks of skorch. Those of scikit-learn come with ``set_callbacks``.
     device : str, default="auto"
         ``"auto"`` is cuda, else mps, else cpu, whichever there is first; or a device in
-        torch's notation.
+        torch's notation. With ``"auto"``, parallel workers share several CUDA devices.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         What the network computes with; ``"bfloat16"`` where its layers can. ``"auto"``
         is bfloat16 on CUDA, else float32.

@@ -284,3 +284,9 @@ def _outcome(file, row):
     if row["exif_orientation"] in ("5", "6", "7", "8"):
         size = size[::-1]
     return "decodes" if shape[:2] == size and shape[2:] in ((), (3,)) else shape
+
+
+def test_pil_image_is_left_to_its_owner():
+    image = Image.new("RGB", (4, 4), "red")
+    decode_pil(image).putpixel((0, 0), (0, 0, 0))
+    assert image.getpixel((0, 0)) == (255, 0, 0)

@@ -9,7 +9,7 @@ import threading
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 # Reading these formats starts another program (Ghostscript).
 _REFUSED_FORMATS = {"EPS"}
@@ -93,7 +93,9 @@ def decode_pil(image):
     try:
         with _pil_lock:
             image.load()
-            return to_rgb(image)
+            rgb = to_rgb(image)
+            # The caller's own image, which an augmentation might draw on.
+            return image.copy() if rgb is image else rgb
     except DecodeError:
         raise
     except Exception as error:
@@ -116,12 +118,14 @@ def to_rgb(image):
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _upright(image):
     try:
-        return ImageOps.exif_transpose(image)
+        # Pillow would copy an image that is upright, as most are.
+        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if is_upright else ImageOps.exif_transpose(image)
     except Exception:  # broken EXIF data say nothing about the orientation
         return image
 
