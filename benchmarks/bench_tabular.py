@@ -56,7 +56,14 @@ from sktransfer.datasets import load_image_table
 PHOTOS = ["frontal", "bedroom", "bathroom", "kitchen"]
 
 
-class Houses:
+class Rows:
+    """A table with images; its training parts are used as the folds give them."""
+
+    def train_rows(self, rows, seed):  # noqa: ARG002 (a set may draw some)
+        return rows
+
+
+class Houses(Rows):
     """Four photographs and a table -> price."""
 
     images, regression, inner = PHOTOS, True, 5
@@ -72,11 +79,8 @@ class Houses:
         mape = mean_absolute_percentage_error(np.exp(y), np.exp(predicted))
         return r2_score(y, predicted), mape
 
-    def train_rows(self, rows, seed):  # noqa: ARG002 (all of them)
-        return rows
 
-
-class Flags:
+class Flags(Rows):
     """A flag and a table with gaps -> one of five regions."""
 
     images, regression, inner = ["image"], False, 5
@@ -91,11 +95,8 @@ class Flags:
     def scores(self, y, predicted):
         return (balanced_accuracy_score(y, predicted),)
 
-    def train_rows(self, rows, seed):  # noqa: ARG002 (all of them)
-        return rows
 
-
-class Leaf:
+class Leaf(Rows):
     """A silhouette and 192 numbers -> one of 99 species, from 3 images each."""
 
     images, regression, inner = ["image"], False, 3

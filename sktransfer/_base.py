@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    _num_samples,
+    validate_data,
+)
 
 from sktransfer._cache.feature_cache import FeatureCache, open_store
 from sktransfer._cache.keys import activation_key, fingerprint
@@ -29,6 +33,14 @@ from sktransfer.backbones._backbone import open_backbone
 from sktransfer.exceptions import ImageShapeError
 
 _POOLED = "pooled"
+
+
+def checked_weights(sample_weight, X):
+    """Return weights of the rows of X, or raise if one is negative; None stays None."""
+    if sample_weight is None:
+        return None
+    rows = np.empty(_num_samples(X))  # scikit-learn looks at its length and dtype
+    return _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
 
 
 class ImageEstimator(BaseEstimator):

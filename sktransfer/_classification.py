@@ -1,4 +1,4 @@
-"""What is particular to classes: reading y, solving heads, and what a fit leaves."""
+"""What is particular to classes: reading y, solving heads, predicting labels."""
 
 from copy import deepcopy
 
@@ -55,6 +55,68 @@ class ClassEstimator(SupervisedEstimator):
             classes = np.arange(len(targets.classes))
         several = targets.kind == "multioutput" or len(heads) > 1
         return {"head_": heads if several else heads[0], "classes_": classes}
+
+    def predict(self, X):
+        """Predict labels.
+
+        Parameters
+        ----------
+        X : array, list, Series or DataFrame of images
+            As in ``fit``.
+
+        Returns
+        -------
+        labels : ndarray of shape (n,) or (n, n_targets)
+            The most probable labels.
+        """
+        labels = self._apply_heads("predict", X)
+        if not isinstance(self.head_, list):
+            return labels[0]
+        return side_by_side(labels)
+
+    def predict_proba(self, X):
+        """Predict probabilities.
+
+        Parameters
+        ----------
+        X : array, list, Series or DataFrame of images
+            As in ``fit``.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n, n_classes), or list of them
+            In the order of ``classes_``; for multilabel targets an array
+            (n, n_labels) of the probability of 1, for several targets a list.
+        """
+        probabilities = self._apply_heads("predict_proba", X)
+        if not isinstance(self.head_, list):
+            return probabilities[0]
+        if self._targets.kind != "multilabel":
+            return probabilities
+        of_one = [
+            p[:, -1] if head.classes[-1] == 1 else 1 - p[:, 0]
+            for p, head in zip(probabilities, self.head_, strict=True)
+        ]
+        return np.column_stack(of_one)
+
+    def decision_function(self, X):
+        """Compute the logits of the head.
+
+        Parameters
+        ----------
+        X : array, list, Series or DataFrame of images
+            As in ``fit``.
+
+        Returns
+        -------
+        scores : ndarray of shape (n,) or (n, n_classes), or list of them
+            (n,) for two classes; (n, n_labels) for multilabel targets; a list for
+            several targets.
+        """
+        scores = self._apply_heads("decision_function", X)
+        if not isinstance(self.head_, list):
+            return scores[0]
+        return np.column_stack(scores) if self._targets.kind == "multilabel" else scores
 
 
 def side_by_side(labels):

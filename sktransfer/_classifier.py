@@ -10,7 +10,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._callbacks import with_callbacks
-from sktransfer._classification import ClassEstimator, side_by_side
+from sktransfer._classification import ClassEstimator
 
 
 class TransferClassifier(ClassifierMixin, ClassEstimator):
@@ -360,68 +360,6 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
             The classifier.
         """
         return self._partial_fit(X, y, sample_weight, classes)
-
-    def predict(self, X):
-        """Predict labels.
-
-        Parameters
-        ----------
-        X : array, list, Series or DataFrame of images
-            As in ``fit``.
-
-        Returns
-        -------
-        labels : ndarray of shape (n,) or (n, n_targets)
-            The most probable labels.
-        """
-        labels = self._apply_heads("predict", X)
-        if not isinstance(self.head_, list):
-            return labels[0]
-        return side_by_side(labels)
-
-    def predict_proba(self, X):
-        """Predict probabilities.
-
-        Parameters
-        ----------
-        X : array, list, Series or DataFrame of images
-            As in ``fit``.
-
-        Returns
-        -------
-        probabilities : ndarray of shape (n, n_classes), or list of them
-            In the order of ``classes_``; for multilabel targets an array
-            (n, n_labels) of the probability of 1, for several targets a list.
-        """
-        probabilities = self._apply_heads("predict_proba", X)
-        if not isinstance(self.head_, list):
-            return probabilities[0]
-        if self._targets.kind != "multilabel":
-            return probabilities
-        of_one = [
-            p[:, -1] if head.classes[-1] == 1 else 1 - p[:, 0]
-            for p, head in zip(probabilities, self.head_, strict=True)
-        ]
-        return np.column_stack(of_one)
-
-    def decision_function(self, X):
-        """Compute the logits of the head.
-
-        Parameters
-        ----------
-        X : array, list, Series or DataFrame of images
-            As in ``fit``.
-
-        Returns
-        -------
-        scores : ndarray of shape (n,) or (n, n_classes), or list of them
-            (n,) for two classes; (n, n_labels) for multilabel targets; a list for
-            several targets.
-        """
-        scores = self._apply_heads("decision_function", X)
-        if not isinstance(self.head_, list):
-            return scores[0]
-        return np.column_stack(scores) if self._targets.kind == "multilabel" else scores
 
     def score(self, X, y, sample_weight=None):
         """Accuracy; with several targets a row counts if all of them are right.

@@ -1,4 +1,4 @@
-"""What is particular to continuous targets: reading y, solving and keeping heads."""
+"""What is particular to continuous targets: reading y, heads, predicting numbers."""
 
 from copy import deepcopy
 
@@ -63,3 +63,19 @@ class RegressionEstimator(SupervisedEstimator):
             if rows.sum() > 1 or not several:
                 scores.append(r2_score(true[rows], found[rows], sample_weight=weight))
         return float(np.mean(scores)) if scores else float("nan")
+
+    def predict(self, X):
+        """Predict numbers.
+
+        Parameters
+        ----------
+        X : array, list, Series or DataFrame of images
+            As in ``fit``.
+
+        Returns
+        -------
+        values : ndarray of shape (n,) or (n, n_targets)
+            In the units of ``y``, and of its shape.
+        """
+        values = self._apply_heads("predict", X)
+        return np.column_stack(values) if isinstance(self.head_, list) else values[0]

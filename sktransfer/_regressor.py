@@ -1,6 +1,5 @@
 """TransferRegressor: images in, numbers out."""
 
-import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils.metaestimators import available_if
 
@@ -342,22 +341,6 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
             The regressor.
         """
         return self._partial_fit(X, y, sample_weight)
-
-    def predict(self, X):
-        """Predict numbers.
-
-        Parameters
-        ----------
-        X : array, list, Series or DataFrame of images
-            As in ``fit``.
-
-        Returns
-        -------
-        values : ndarray of shape (n,) or (n, n_targets)
-            In the units of ``y``, and of its shape.
-        """
-        values = self._apply_heads("predict", X)
-        return np.column_stack(values) if isinstance(self.head_, list) else values[0]
 
     def score(self, X, y, sample_weight=None):
         """R2; with several targets the mean of theirs.

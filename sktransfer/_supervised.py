@@ -1,45 +1,42 @@
 """What estimators that learn from y share: a call of fit, its heads, and predict."""
 
+from abc import ABC, abstractmethod
 from contextlib import closing
 from copy import deepcopy
 
 import numpy as np
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    _num_samples,
-    check_consistent_length,
-    check_is_fitted,
-)
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from sktransfer._base import checked_weights
 from sktransfer._fit import Fit
 from sktransfer._trained import TrainedEstimator
 
 
-class SupervisedEstimator(TrainedEstimator):
+class SupervisedEstimator(TrainedEstimator, ABC):
     """Base of the estimators that learn from y; what y may hold, subclasses say."""
 
+    @abstractmethod
     def _read_targets(self, y, sample_weight, known, announced):
         """Read y, in a fit that goes on by the `known` targets of the first one.
 
         `announced` is what the first call of `partial_fit` said about y.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _row_weights(self, targets, sample_weight):
         """Weights of the rows for gradients, (n, n_heads)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _solve(self, features, targets, c, rows, C, sample_weight):
         """Solve the head of a column exactly, on some rows of features."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _heads_of(self, layer, columns, targets):
         """Heads as `predict` uses them, of one trained head of the module."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _head_attributes(self, heads, targets):
         """Fitted attributes that follow from the heads."""
-        raise NotImplementedError
 
     def _fit(self, X, y, sample_weight, groups, announced=None):
         from sktransfer._engine.threads import threads_of_worker
@@ -75,11 +72,7 @@ class SupervisedEstimator(TrainedEstimator):
                 "None."
             )
         check_consistent_length(X, y, groups)
-        if sample_weight is not None:
-            rows = np.empty(_num_samples(X))
-            sample_weight = _check_sample_weight(
-                sample_weight, rows, ensure_non_negative=True
-            )
+        sample_weight = checked_weights(sample_weight, X)
         if goes_on:
             self._check_same_structure()
         else:

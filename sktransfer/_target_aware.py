@@ -8,13 +8,9 @@ from sklearn.base import clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    _num_samples,
-    check_is_fitted,
-)
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from sktransfer._base import ImageEstimator
+from sktransfer._base import ImageEstimator, checked_weights
 from sktransfer._classifier import TransferClassifier
 from sktransfer._cross_fitting import Tuning, n_scores
 from sktransfer._fitted_state import FittedState
@@ -99,11 +95,7 @@ class TargetAware(FittedState, ImageEstimator):
         """Fit on all rows; where something is learnt, return outputs out of fold."""
         with self._nothing_half_fitted(goes_on=False):
             self._forget_fit()
-            if sample_weight is not None:
-                rows = np.empty(_num_samples(X))
-                sample_weight = _check_sample_weight(
-                    sample_weight, rows, ensure_non_negative=True
-                )
+            sample_weight = checked_weights(sample_weight, X)
             if self.strategy is None:
                 self._start_fit(X, sample_weight)
                 self.output_ = self._resolved_output()
@@ -242,9 +234,8 @@ class TargetAware(FittedState, ImageEstimator):
         if self.output_ != "embedding":
             return self._head_outputs(X, estimator)
         reader = estimator or self
-        network = object.__new__(
-            type(self)
-        )  # for copy() would ask for a pickle's state
+        # Not copy(), which would ask for a pickle's state.
+        network = object.__new__(type(self))
         vars(network).update(vars(self), backbone_=reader.backbone_)
         network.cache = self.cache if keep else None
         return network._compute_features(

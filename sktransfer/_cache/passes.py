@@ -6,17 +6,19 @@ waits holds no claim, so nobody waits for ever.
 """
 
 import time
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.002, 0.1
 
 
-class StorePass:
+class StorePass(ABC):
     """One pass over images; several threads may use it."""
 
     # Whether looking a row up takes less than waking another thread.
     in_memory = False
 
+    @abstractmethod
     def get(self, keys):
         """Look values up.
 
@@ -30,8 +32,8 @@ class StorePass:
         list of ndarray or None
             One for each key; what is found stays in the store through this pass.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def claim(self, keys):
         """Look values up, and claim those that nobody has and nobody computes.
 
@@ -47,8 +49,8 @@ class StorePass:
         claimed : set of bytes
             Keys that are to be computed and `put`; what is in neither, others compute.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def put(self, pairs):
         """Keep what was computed, where there is room, and give up its claims.
 
@@ -57,8 +59,8 @@ class StorePass:
         pairs : list of (bytes, ndarray)
             Keys and values.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def busy(self, keys):
         """Whether another pass computes one of these.
 
@@ -72,11 +74,10 @@ class StorePass:
         bool
             False where all claims were fulfilled, given up, or have expired.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def release(self):
         """Give up the claims of this pass that were not fulfilled."""
-        raise NotImplementedError
 
     def end(self):
         """Say that the pass is over: later ones may push out what it kept."""

@@ -21,6 +21,7 @@ from sktransfer._engine.prefix import (
     load_in_portions,
     load_rows,
     raise_problems,
+    read_pixels,
 )
 from sktransfer._images.decode import DecodeError
 from sktransfer._randomness import derived_seed
@@ -236,11 +237,10 @@ class Activations:
         return []
 
     def _pixels_of(self, item, encoded, content, view):
-        size = round(self.preprocessing.decode_size * self.decode_factor)
-        image = item.decode(encoded, size)
-        if self.augment is None:
-            return self.preprocessing.pixels(image)
-        return self.augment(image, content, view)
+        augment = self.augment and partial(self.augment, content=content, view=view)
+        return read_pixels(
+            item, encoded, self.preprocessing, augment, self.decode_factor
+        )
 
 
 @dataclass

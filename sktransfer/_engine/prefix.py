@@ -132,15 +132,10 @@ class PrefixJob:
         return others
 
     def _pixels_of(self, item, source, content):
-        if self.augment is None:
-            ready = ready_pixels(item, self.preprocessing.image_size)
-            if ready is not None:
-                return ready
-        size = round(self.preprocessing.decode_size * self.decode_factor)
-        image = item.decode(source, size)
-        if self.augment is not None:
-            return self.augment(image, content)
-        return self.preprocessing.pixels(image)
+        augment = self.augment and partial(self.augment, content=content)
+        return read_pixels(
+            item, source, self.preprocessing, augment, self.decode_factor
+        )
 
     def _sort_in(self, row, result, batch, output, others):
         """Put one row's result where it belongs: output, batch, others or problems."""
@@ -174,6 +169,34 @@ class PrefixJob:
                 pixels, self.preprocessing, self.device, self._input
             )
             return self.network(batch).float().cpu().numpy()
+
+
+def read_pixels(item, source, preprocessing, augment=None, decode_factor=1.0):
+    """Decode and resize an image, or a random view of it.
+
+    Parameters
+    ----------
+    item, source : object
+        The item of an ImageSequence, and what its `load` returned.
+    preprocessing : Preprocessing
+        Sizes the network wants.
+    augment : callable or None, default=None
+        Maps the image to the pixels of a view.
+    decode_factor : float, default=1.0
+        How much larger than usual images must be decoded, since crops are cut out.
+
+    Returns
+    -------
+    ndarray of shape (s, s, 3)
+        uint8, or floats nominally in [0, 1].
+    """
+    if augment is None:
+        ready = ready_pixels(item, preprocessing.image_size)
+        if ready is not None:
+            return ready
+    size = round(preprocessing.decode_size * decode_factor)
+    image = item.decode(source, size)
+    return preprocessing.pixels(image) if augment is None else augment(image)
 
 
 class LoadedRow(NamedTuple):
