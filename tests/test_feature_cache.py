@@ -193,13 +193,22 @@ def test_bad_file_is_an_error_before_anything_is_computed(tmp_path):
         transformer(tmp_path / "absent" / "x.sqlite").fit_transform(X)
 
 
-def test_full_disk_costs_no_fit(cache):
+def test_full_disk_costs_no_fit(cache, monkeypatch):
     many, _ = images(300)
     transformer(cache).fit_transform(X[:3])
     database = open_store(cache).database
     with database.connection() as connection:
         (pages,) = connection.execute("pragma page_count").fetchone()
+    connect = database._connected
+
+    def limited(with_log):
+        connection = connect(with_log)
         connection.execute(f"pragma max_page_count = {pages}")
+        return connection
+
+    # The limit is one of each connection; threads that read and write have their own.
+    cache.close()
+    monkeypatch.setattr(database, "_connected", limited)
     with pytest.warns(FeatureCacheWarning, match="full"):
         found = transformer(cache).fit_transform(many)
     np.testing.assert_array_equal(found, transformer(None).fit_transform(many))
