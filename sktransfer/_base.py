@@ -175,18 +175,23 @@ class ImageEstimator(BaseEstimator):
         hint="",
         view=None,
         problems=None,
+        cut=None,
+        beside=None,
     ):
         """Features (n, d), float32, of images; known ones come from the cache.
 
         `layer` is the name of a stage, and the pooling that makes a vector of it;
         `view` are Views and the number of the one that is wanted. Rows without a
-        readable image raise, are NaN, or are told to the list `problems`.
+        readable image raise, are NaN, or are told to the list `problems`. What new
+        images are at `cut` stays in the cache for the Activations `beside`.
         """
         from sktransfer._engine.prefix import raise_problems
         from sktransfer._engine.threads import threads_of_worker
 
         with threads_of_worker():
             job = self._job(layer, view)
+            if beside is not None:
+                self._tap(job, layer, cut, beside)
             features = job.run(images)
         if problems is not None:
             problems += job.problems
@@ -215,6 +220,20 @@ class ImageEstimator(BaseEstimator):
         if self.cache is not None and (view is None or view[0].are_lasting):
             self._connect_cache(job, layer, engine, view)
         return job
+
+    def _tap(self, job, layer, cut, beside):
+        """Let a pass over the last layer keep what it finds at a cut."""
+        from sktransfer._engine.prefix import Tap
+
+        engine = self._engine()
+        is_last = layer[0] == self.backbone_.last
+        # Other engines might choose other kernels for a network with two outputs.
+        if job.store is None or not is_last or engine.name != "eager":
+            return
+        network = self.backbone_.tapped(cut, engine.device, engine.or_none)
+        if network is not None:
+            job.tap = Tap(beside.store, partial(beside.key_of, view=0))
+            job.network, job.key_of = network, job.tap.follow(job.key_of)
 
     def _engine(self):
         """Return what runs the frozen network: `engine`, `precision` and `device`."""

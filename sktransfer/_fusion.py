@@ -239,10 +239,12 @@ class FusedEstimator(ImageEstimator):
             dropout,
         )
 
-    def _features(self, images, view=None):
+    def _features(self, images, view=None, **beside):
         """Compute what heads see of images or rows, or of a view, (n, n_features)."""
         if not isinstance(images, FusedRows):
-            return self._compute_features(images, layer=self._layer, view=view)
+            return self._compute_features(
+                images, layer=self._layer, view=view, **beside
+            )
         rows = images
         if rows.table is None:
             self._embed(rows)

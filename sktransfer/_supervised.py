@@ -98,10 +98,13 @@ class SupervisedEstimator(TrainedEstimator, ABC):
             self._seed_of_this_fit(),
         )
 
-    def _solved(self, fit, C, views=None):
-        """Exact heads, one a column of y, on the training rows, or on views of them."""
+    def _solved(self, fit, C, views=None, features=None):
+        """Exact heads, one a column of y, on the training rows, or on views of them.
+
+        `features` are those of all views, where they are known.
+        """
         n_views, heads = 1 if views is None else views.n, []
-        features = [
+        features = features or [
             self._features(fit.images, views and (views, number))
             for number in range(n_views)
         ]

@@ -1,6 +1,7 @@
 """What estimators that train share: parameters, phases, and what a fit leaves."""
 
 from contextlib import closing
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -184,17 +185,17 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
         from sktransfer._engine.training import Recipe, Task, Training
 
         engine, views = self._engine(), self._views(fit)
-        device = engine.device
-        sources = FusedSources if isinstance(fit.images, FusedRows) else Sources
+        kind = FusedSources if isinstance(fit.images, FusedRows) else Sources
+        sources = kind(self, fit.images, engine.device, views)
         task = Task(
-            sources(self, fit.images, device, views),
+            sources,
             [_tensor(values) for values in fit.targets.values()],
             _tensor(fit.weights),
             self._losses(fit.targets),
             self._checked_task_weights(len(fit.targets.n_outputs)),
             fit.train,
             fit.valid,
-            lambda phase: self._solve_into(module, fit, phase.C),
+            partial(self._solve_probe, fit, module, sources),
         )
         recipe = Recipe(
             self.optimizer,
@@ -204,7 +205,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
             self.lr_schedule,
             self.gradient_clip,
             self.batch_size,
-            device,
+            engine.device,
             fit.seed,
             None if views is None else views.n,
             modality_dropout=0.0 if self._joint is None else self._joint.dropout,
@@ -330,9 +331,19 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
         state.pop("_net", None)
         return state
 
-    def _solve_into(self, module, fit, C):
+    def _solve_probe(self, fit, module, sources, phase, cut):
+        """Solve the heads; the same pass of the images serves training behind `cut`."""
+        beside = None
+        alone = isinstance(sources, Sources) and sources.views is None
+        if cut is not None and alone:
+            beside = sources(cut, training=True)
+        features = self._features(fit.images, cut=cut, beside=beside)
+        self._solve_into(module, fit, phase.C, features)
+
+    def _solve_into(self, module, fit, C, features=None):
         """Put the exact solution on the training rows into a module's heads."""
-        self._load(module, self._solved(fit, C), fit.targets)
+        features = None if features is None else [features]
+        self._load(module, self._solved(fit, C, features=features), fit.targets)
 
     def _load(self, module, heads, targets):
         from sktransfer._engine.heads import load_solution

@@ -191,6 +191,34 @@ def test_stages_in_a_row_compute_what_the_model_does(name):
         assert torch.equal(activation, backbone.trunk(images))
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_one_pass_gives_features_and_a_stage_on_the_way_to_the_bit(name):
+    size = FAMILIES[name][0]
+    backbone, images = opened(build(name), size), random_images(size)
+    with torch.inference_mode():
+        expected = backbone.for_inference(CPU)(images)
+        for cut in names(backbone)[:-1]:
+            if (name, cut) == ("maxvit", "stem"):  # a norm is next
+                continue
+            features, activation = backbone.tapped(cut, CPU)(images)
+            assert torch.equal(features, expected)
+            assert torch.equal(activation, backbone.prefix(cut, CPU)(images))
+
+
+def test_no_pass_gives_a_stage_into_which_a_norm_is_folded():
+    class Stem(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = Wrapped(nn.Conv2d(3, 8, 3, 2)), nn.BatchNorm2d(8)
+            self.three = Wrapped(nn.Conv2d(8, 8, 3, 2))
+
+        def forward(self, batch):
+            return self.three(self.two(self.one(batch)))
+
+    backbone = opened(Stem())
+    assert backbone.tapped("one", CPU) is None
+
+
 @pytest.mark.parametrize("name", ["resnet18", "maxvit"])
 def test_tensors_of_all_segments_are_those_of_the_trunk(name):
     backbone = opened(build(name), 64)

@@ -29,12 +29,15 @@ from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 from torch import nn
 
 from sktransfer import (
+    FeatureCache,
     FeatureExtraction,
     FineTuning,
     GradualUnfreezing,
     MLPHead,
     ParameterSharing,
 )
+from sktransfer._cache.memory import SHARED
+from sktransfer._engine.data import Activations
 from sktransfer._engine.prefix import normalized_batch
 from sktransfer.exceptions import InvalidImageError
 
@@ -102,6 +105,29 @@ def test_gain_is_what_training_adds_on_the_validation_part():
     gain = reached - probe.score(X[valid], y[valid])
     assert estimator.gain_over_probe_ == pytest.approx(gain)
     assert gain > 0
+
+
+@pytest.mark.parametrize("strategy", [FineTuning("top"), "gradual_unfreezing"])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_one_pass_serves_the_probe_and_training_behind_the_first_cut(
+    strategy, in_file, tmp_path, monkeypatch
+):
+    X, y = images(24)
+    alone = classifier(strategy, cache=None, max_epochs=4).fit(X, y)
+    SHARED.clear()
+    cache = FeatureCache(tmp_path / "features.sqlite") if in_file else "auto"
+    passed = []
+    forward = Activations._forward
+
+    def watched(self, pixels):
+        passed.append(self.network)
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Activations, "_forward", watched)
+    together = classifier(strategy, cache=cache, max_epochs=4).fit(X, y)
+    first = together.backbone_.base.prefix("middle", torch.device("cpu"))
+    assert first not in passed
+    np.testing.assert_array_equal(logits(together, X), logits(alone, X))
 
 
 def test_best_weights_are_restored_not_the_last():

@@ -84,7 +84,7 @@ def make_task(solved, n_valid=0):
         [1.0],
         np.arange(N - n_valid),
         np.arange(N - n_valid, N),
-        solved.append,
+        lambda *args: solved.append(args),
     )
     return task, sources
 
@@ -147,7 +147,7 @@ def changed_tensors(training):
 def test_phases_run_in_order_and_what_is_solved_takes_no_epoch():
     training = make_training()
     training.run([PROBE, TOP, ALL])
-    assert training.solved == [PROBE]
+    assert training.solved == [(PROBE, TOP.cut)]
     assert [row["phase"] for row in training.net.history] == ["top"] * 2 + ["all"] * 2
     one_phase = ["begin epoch", "end epoch"] * 2 + ["end phase"]
     assert training.tasks.told == [

@@ -118,8 +118,8 @@ class Engine:
         Returns
         -------
         torch.nn.Module
-            Maps batches (min_rows, 3, s, s) to the network's output. Batches should be
-            in channels-last order unless its `channels_last` is False.
+            Maps batches (min_rows, 3, s, s), in channels-last order, to the network's
+            output.
 
         Raises
         ------
@@ -217,10 +217,20 @@ class _Compiled(nn.Module):
             return self.network(batch)
 
 
+class _OfPixels(nn.Module):
+    """A network that wants the values of one pixel side by side: (b, s, s, 3)."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels):
+        """Return the network's output."""
+        return self.network(pixels.permute(0, 3, 1, 2))
+
+
 class _Session(nn.Module):
     """A network run by onnxruntime, with as many threads as torch has."""
-
-    channels_last = False
 
     def __init__(self, network, images):
         super().__init__()
@@ -231,7 +241,7 @@ class _Session(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own parts about each other
             program = torch.onnx.export(
-                network, (images.contiguous(),), dynamo=True, verbose=False
+                _OfPixels(network), (_pixels(images),), dynamo=True, verbose=False
             )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -248,5 +258,9 @@ class _Session(nn.Module):
 
     def forward(self, batch):
         """Return the network's output."""
-        inputs = {self._input: batch.contiguous().numpy()}
+        inputs = {self._input: _pixels(batch).numpy()}
         return torch.from_numpy(self._session.run(None, inputs)[0])
+
+
+def _pixels(batch):
+    return batch.permute(0, 2, 3, 1).contiguous()

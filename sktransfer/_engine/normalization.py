@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 
-def empty_batch(n, size, channels_last=True):
+def empty_batch(n, size):
     """Return memory for a batch on the CPU.
 
     Parameters
@@ -18,16 +18,13 @@ def empty_batch(n, size, channels_last=True):
         Number of images.
     size : int
         Height and width of the images, in pixels.
-    channels_last : bool, default=True
-        Whether the values of one pixel stand side by side, else planes do.
 
     Returns
     -------
     torch.Tensor of shape (n, 3, size, size), float32
-        Not initialized.
+        Not initialized; in channels-last order.
     """
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(n, 3, size, size, memory_format=layout)
+    return torch.empty(n, 3, size, size, memory_format=torch.channels_last)
 
 
 def normalized_batch(pixels, preprocessing, device, out=None):
@@ -48,26 +45,31 @@ def normalized_batch(pixels, preprocessing, device, out=None):
     Returns
     -------
     torch.Tensor of shape (b, 3, s, s), float32
-        In channels-last order, or in that of `out`.
+        In channels-last order.
     """
     if device.type != "cpu":
         return _normalized_there(pixels, preprocessing, device)
     size = len(pixels[0])
     batch = empty_batch(len(pixels), size) if out is None else out[: len(pixels)]
-    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
     images = batch.permute(0, 2, 3, 1)
-    if images.is_contiguous():
-        # A line of pixels at a time: one pixel has too few values for a vector unit.
-        parts = images.view(len(pixels), size, size * 3)
-        mean, std = mean.repeat(size), std.repeat(size)
-    else:
-        parts, mean, std = batch, mean.view(3, 1, 1), std.view(3, 1, 1)
-    for image, place, part in zip(pixels, images, parts, strict=True):
-        place.numpy()[...] = image
-        if image.dtype == np.uint8:
-            part.div_(255)
-        part.sub_(mean).div_(std)
+    # A line of pixels at a time: one pixel has too few values for a vector unit.
+    lines = images.view(len(pixels), size, size * 3)
+    factors, shift = _affine(preprocessing, size)
+    for image, place, part in zip(pixels, images, lines, strict=True):
+        if image.flags.writeable:
+            place.copy_(torch.from_numpy(image))
+        else:  # torch would warn of what nobody does
+            place.numpy()[...] = image
+        torch.addcmul(shift, part, factors[image.dtype == np.uint8], out=part)
     return batch
+
+
+def _affine(preprocessing, size):
+    """Return the factors of a line of floats and of uint8, and what is added then."""
+    mean = torch.tensor(preprocessing.mean, dtype=torch.float64).repeat(size)
+    std = torch.tensor(preprocessing.std, dtype=torch.float64).repeat(size)
+    factors = [(1 / std).float(), (1 / (255 * std)).float()]
+    return factors, (-mean / std).float()
 
 
 def _normalized_there(pixels, preprocessing, device):

@@ -33,6 +33,38 @@ _PORTION = 16
 
 
 @dataclass
+class Tap:
+    """A stage on the way to the features, whose outputs stay in the store, too.
+
+    Parameters
+    ----------
+    store : StorePass
+        The pass that keeps them.
+    key_of : callable
+        Maps the content key of an image to its key in the store.
+    """
+
+    store: object
+    key_of: object
+    _keys: dict = field(default_factory=dict, repr=False)
+
+    def follow(self, key_of):
+        """Return a function from contents to keys of features that is followed."""
+
+        def followed(content):
+            key = key_of(content)
+            self._keys[key] = self.key_of(content)
+            return key
+
+        return followed
+
+    def put(self, keys, outputs):
+        """Keep the stage's outputs, by the keys of the features."""
+        keys = [self._keys[key] for key in keys]
+        self.store.put(list(zip(keys, outputs, strict=True)))
+
+
+@dataclass
 class PrefixJob:
     """One pass of images through a frozen network.
 
@@ -60,6 +92,8 @@ class PrefixJob:
         ``augment(image, content)`` gives the pixels of a random view of an image.
     decode_factor : float
         How much larger than usual images must be decoded, since crops are cut out.
+    tap : Tap or None
+        Keeps what `network` gives beside the activations; needs a store.
     """
 
     network: torch.nn.Module
@@ -73,6 +107,7 @@ class PrefixJob:
     store: object = None
     augment: object = None
     decode_factor: float = 1.0
+    tap: Tap | None = None
     problems: list = field(default_factory=list)
     _input: torch.Tensor | None = field(default=None, repr=False)
 
@@ -151,24 +186,27 @@ class PrefixJob:
     def _compute(self, batch, output):
         pixels = batch.pixels
         pixels = pixels + [pixels[-1]] * (self.min_rows - len(pixels))
-        activations = self._forward(pixels)
+        activations, *more = self._forward(pixels)
         for i, rows in enumerate(batch.rows):
             output[rows] = activations[i]
+        n = len(batch.keys)
+        if self.tap is not None:
+            self.tap.put(batch.keys, more[0][:n])
         if self.store is not None:
-            computed = activations[: len(batch.keys)]
-            self.store.put(list(zip(batch.keys, computed, strict=True)))
+            self.store.put(list(zip(batch.keys, activations[:n], strict=True)))
 
     def _forward(self, pixels):
         if self._input is None and self.device.type == "cpu":
             # Memory that is new to the process is slow: one batch's serves all.
             rows = max(self.batch_size, self.min_rows)
-            in_pixels = getattr(self.network, "channels_last", True)
-            self._input = empty_batch(rows, len(pixels[0]), in_pixels)
+            self._input = empty_batch(rows, len(pixels[0]))
         with torch.inference_mode():
             batch = normalized_batch(
                 pixels, self.preprocessing, self.device, self._input
             )
-            return self.network(batch).float().cpu().numpy()
+            outputs = self.network(batch)
+            outputs = [outputs] if self.tap is None else outputs
+            return [output.float().cpu().numpy() for output in outputs]
 
 
 def read_pixels(item, source, preprocessing, augment=None, decode_factor=1.0):

@@ -61,7 +61,8 @@ class Task:
     train, valid : ndarray of int
         Rows to learn from; rows that only judge, possibly none.
     solve : callable
-        ``solve(phase)`` puts the exact solution into the heads.
+        ``solve(phase, cut)`` puts the exact solution into the heads; the next phase
+        trains behind `cut`.
     """
 
     activations: object
@@ -165,12 +166,13 @@ class Training:
         if state is None and self.checkpoint is not None:
             state = self.checkpoint.load()
         first, done, begun = 0, 0, False
+        cuts = [following.cut for following in phases[1:]] + [None]
         if state is not None:
             first, done = state["phase"], state["epoch"]
         for number, phase in enumerate(phases[first:], first):
             self.tasks.begin_phase(phase)
             if phase.solver == "exact":
-                self.task.solve(phase)
+                self.task.solve(phase, cuts[number])
                 self.tasks.end_phase()
                 continue
             self._begin(number, phase, state)

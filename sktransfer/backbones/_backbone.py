@@ -8,6 +8,7 @@ clones and folds of a search load one network.
 import os
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from sktransfer._images.preprocessing import Preprocessing
@@ -143,6 +144,22 @@ class Backbone:
             Networks whose changed tensors are all above the stage share their base's.
         """
         return self._part(layer, pooling, device, engine)
+
+    def tapped(self, cut, device, engine=None):
+        """Return a frozen network from images to features and to a stage's output.
+
+        Both are to the bit what `reader` and `prefix` give. None where a fused network
+        does not compute the stage's output.
+        """
+        self.stage(cut)
+        with lock:
+            network = self._loaded()
+            if network.plan.folds_at(network.trunk, cut):
+                return None
+            part = partial(network.tapped, cut, device)
+            if engine is None:
+                return part()
+            return network.run_by(engine, ("tapped", cut), part)
 
     def _part(self, layer, pooling, device, engine):
         is_last = layer == self.last

@@ -55,6 +55,11 @@ class Network:
         part = self.plan.prefix
         return self._fused((cut, device), device, lambda: part(self.trunk, cut))
 
+    def tapped(self, cut, device):
+        """Return a fused copy that also returns what a stage puts out."""
+        part, key = self.plan.tapped, ("tapped", cut, device)
+        return self._fused(key, device, lambda: part(self.trunk, cut))
+
     def run_by(self, engine, part, make):
         """Return what an engine made of a part of the network, at first use."""
         return _kept(self.engines, (engine, part), lambda: engine(make()))

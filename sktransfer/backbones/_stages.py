@@ -17,6 +17,8 @@ from functools import cached_property
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from sktransfer.backbones._graph import (
     OutputPool,
@@ -225,13 +227,33 @@ class StageChain:
 
     def prefix(self, trunk, cut):
         """Return a trunk of this structure up to a stage; it shares the tensors."""
-        end = next(p.end for p in self._pieces if p.name == cut)
-        nodes = {node.name: node for node in trunk.graph.nodes}
-        start = placeholder(trunk.graph)
-        graph = between(trunk.graph, start, nodes[end], trunk)
+        start, end = placeholder(trunk.graph), self._end_of(cut, trunk.graph)
+        graph = between(trunk.graph, start, end, trunk)
         module = fx.GraphModule(trunk, graph, class_name=type(trunk).__name__)
         module.delete_all_unused_submodules()
         return module.eval()
+
+    def tapped(self, trunk, cut):
+        """Return a trunk of this structure that also returns what a stage puts out."""
+        whole = trunk.graph
+        last = whole.output_node().args[0]
+        graph = between(whole, placeholder(whole), last, trunk)
+        node, output = self._end_of(cut, graph), graph.output_node()
+        with graph.inserting_after(node):
+            # What comes next may overwrite it.
+            output.args = ((output.args[0], graph.call_method("clone", (node,))),)
+        return fx.GraphModule(trunk, graph, class_name=type(trunk).__name__).eval()
+
+    def folds_at(self, trunk, cut):
+        """Tell whether a norm behind a stage is folded into its last layer."""
+        node = self._end_of(cut, trunk.graph)
+        behind = [_layer(trunk, user) for user in node.users]
+        foldable = isinstance(_layer(trunk, node), (_ConvNd, nn.Linear))
+        return foldable and any(isinstance(layer, _BatchNorm) for layer in behind)
+
+    def _end_of(self, cut, graph):
+        end = next(p.end for p in self._pieces if p.name == cut)
+        return next(node for node in graph.nodes if node.name == end)
 
     def tensors_up_to(self, cut):
         """Names of the tensors at or below a stage, and what is below their modules."""
@@ -241,6 +263,10 @@ class StageChain:
             if piece.name == cut:
                 break
         return names
+
+
+def _layer(trunk, node):
+    return trunk.get_submodule(node.target) if node.op == "call_module" else None
 
 
 def _piece(name, end, graphs):
