@@ -105,18 +105,33 @@ def test_ridge_equals_that_of_scikit_learn_on_standardized_features(features):
     np.testing.assert_allclose(head.predict(features), reference.predict(X))
 
 
+@pytest.mark.parametrize("C", [0.1, "auto"])
 @pytest.mark.parametrize("n", [90, 12])
-def test_integer_weights_of_a_ridge_equal_repeated_rows(features, n):
+def test_integer_weights_of_a_ridge_equal_repeated_rows(features, n, C):
     rng = np.random.default_rng(1)
     X, y = features[:n], rng.normal(1e4, 1, size=n)
     weight = rng.integers(0, 4, size=n)
-    weighted = fit_regression_head(X, y, 0.1, weight.astype(float))
+    weighted = fit_regression_head(X, y, C, weight.astype(float))
     repeated = fit_regression_head(
-        np.repeat(X, weight, axis=0), np.repeat(y, weight), 0.1
+        np.repeat(X, weight, axis=0), np.repeat(y, weight), C
     )
     np.testing.assert_allclose(
         weighted.predict(features), repeated.predict(features), rtol=1e-12
     )
+
+
+def test_penalty_of_a_ridge_follows_what_features_say(features):
+    rng = np.random.default_rng(1)
+    X, clear, noise = features, features[:, 0], rng.normal(size=len(features))
+    expected = fit_regression_head(X, clear, 1.0).coef
+    np.testing.assert_array_equal(fit_regression_head(X, clear, "auto").coef, expected)
+    expected = fit_regression_head(X, noise, 1e-5).coef
+    np.testing.assert_array_equal(fit_regression_head(X, noise, "auto").coef, expected)
+
+
+def test_automatic_penalty_of_classes_is_a_hundredth(features, labels):
+    found = fit_linear_head(features, labels, "auto").coef
+    np.testing.assert_array_equal(found, fit_linear_head(features, labels, 0.01).coef)
 
 
 def test_constant_target_is_predicted(features):

@@ -6,10 +6,10 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
-from sktransfer._engine import joint as joint_module
+from sktransfer._engine import strength
 from sktransfer._engine.exact import fit_linear_head, fit_regression_head
 from sktransfer._engine.fusion import JointRows
-from sktransfer._engine.joint import Joint
+from sktransfer._engine.joint import _RATIOS, Joint
 
 
 def layout(n_images=2, width=3, n_table=2, flags=True, dropout=0.0):
@@ -104,7 +104,7 @@ def test_ratios_are_compared_by_the_error_of_leaving_one_out(monkeypatch):
     made, X, y = blocks_with_signal_in("table", n=30)
     X, y, alpha = X - X.mean(0), y - y.mean(), 3.0
     errors = made._errors(X * made.factors(), y, alpha, np.ones(30))
-    for (image, other), error in zip(joint_module._RATIOS, errors, strict=True):
+    for (image, other), error in zip(_RATIOS, errors, strict=True):
         ridge = Ridge(alpha=alpha, fit_intercept=False)
         scaled = X * made.factors(image, other)
         predicted = cross_val_predict(ridge, scaled, y.ravel(), cv=LeaveOneOut())
@@ -122,7 +122,7 @@ def test_rows_of_no_weight_have_no_part_in_the_choice():
 
 
 def test_ratios_are_compared_on_a_sample_of_many_rows(monkeypatch):
-    monkeypatch.setattr(joint_module, "_MOST_ROWS", 100)
+    monkeypatch.setattr(strength, "_MOST_ROWS", 100)
     seen = []
     monkeypatch.setattr(Joint, "_errors", lambda *args: seen.append(args) or [0.0])
     made, X, y = blocks_with_signal_in("table")

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from importlib.metadata import version
 
 # Raised whenever a change of the code changes values.
-VALUES_VERSION = 2
+VALUES_VERSION = 3
 
 
 @cache

@@ -15,6 +15,11 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
+from sktransfer._engine.strength import least_error
+
+_DEFAULT_C = 0.01
+# Of which C="auto" of a regression chooses one, the strongest penalty first.
+_CANDIDATES = np.logspace(-5, 0, 11)
 _TOLERANCE = 1e-6
 _MAX_ITERATIONS = 10_000
 # A feature that hardly varies against the others is noise, not to be blown up.
@@ -168,8 +173,8 @@ def fit_linear_head(features, y, C, sample_weight=None, class_weight=None, joint
         Features of the frozen backbone.
     y : ndarray of shape (n,)
         Labels of one target.
-    C : float
-        Inverse strength of the L2 penalty.
+    C : float or "auto"
+        Inverse strength of the L2 penalty; ``"auto"`` is 0.01.
     sample_weight : ndarray of shape (n,), default=None
         Weights of the rows.
     class_weight : dict, "balanced" or None, default=None
@@ -191,6 +196,7 @@ def fit_linear_head(features, y, C, sample_weight=None, class_weight=None, joint
         return LinearHead(
             classes, np.zeros((1, features.shape[1])), np.array([sign * _CERTAIN])
         )
+    C = _DEFAULT_C if C == "auto" else C
     regression = LogisticRegression(
         C=C, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, class_weight=class_weight
     )
@@ -217,8 +223,9 @@ def fit_regression_head(
         Features of the frozen backbone.
     y : ndarray of shape (n,)
         Values of the target, in its own units: ridge regression gives the same in any.
-    C : float
-        Inverse strength of the L2 penalty: Ridge's alpha is 1 / (2 C).
+    C : float or "auto"
+        Inverse strength of the L2 penalty: Ridge's alpha is 1 / (2 C). ``"auto"``
+        takes the one of the least generalized cross-validation error.
     sample_weight : ndarray of shape (n,), default=None
         Weights of the rows.
     target_mean, target_scale : float
@@ -234,9 +241,10 @@ def fit_regression_head(
     coef, intercept = np.zeros((1, features.shape[1])), np.array([target_mean])
     if len(y):
         features = features.astype(np.float64)
-        alpha, targets = 1 / (2 * C), y[:, np.newaxis]
+        alphas = 1 / (2 * _CANDIDATES) if C == "auto" else None
+        alpha, targets = 1 / (2 * (_DEFAULT_C if C == "auto" else C)), y[:, np.newaxis]
         coef, intercept = _solve(
-            Ridge(alpha=alpha), features, y, sample_weight, joint, targets, alpha
+            Ridge(alpha), features, y, sample_weight, joint, targets, alpha, alphas
         )
     return RegressionHead(coef, intercept, target_mean, target_scale)
 
@@ -247,11 +255,11 @@ def _blas():
     return ThreadpoolController()
 
 
-def _solve(regression, features, y, sample_weight, joint, targets, alpha):
+def _solve(regression, features, y, sample_weight, joint, targets, alpha, alphas=None):
     """Coefficients (n_outputs, n_features) and intercepts for raw features.
 
     `targets` and `alpha` are those of the ridge regression that weighs images against
-    the table.
+    the table; `alphas` are penalties of which one is chosen then.
     """
     mean, scale = mean_and_scale(features, sample_weight)
     with _blas().limit(limits=1, user_api="blas"):
@@ -259,6 +267,10 @@ def _solve(regression, features, y, sample_weight, joint, targets, alpha):
             scale = scale / joint.chosen_factors(
                 (features - mean) / scale, targets, alpha, sample_weight
             )
+        if alphas is not None:
+            standardized = (features - mean) / scale
+            regression.alpha = least_error(standardized, y, alphas, sample_weight)
+        if joint is not None:
             features, y, sample_weight = joint.with_dropped(features, y, sample_weight)
         standardized = (features - mean) / scale
         solved = regression.fit(standardized, y, sample_weight=sample_weight)

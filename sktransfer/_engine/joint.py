@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sktransfer._engine.strength import sample_of
+
 # Factors of images and table: neither may drown the other.
 _RATIOS = [
     (1.0, 1.0),
@@ -27,8 +29,6 @@ _RATIOS = [
     (1.0, 1 / 4),
     (1.0, 1 / 16),
 ]
-_MOST_ROWS = 1000
-"""Ratios are compared on a sample: it costs the cube of the rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ class Joint:
         if self.n_table == 0:
             return self.factors()
         weight = np.ones(len(standardized)) if weight is None else weight
-        rows = _sample(np.flatnonzero(weight > 0))
+        rows = sample_of(np.flatnonzero(weight > 0))
         weight = weight[rows]
         targets = targets[rows] - np.average(targets[rows], axis=0, weights=weight)
         scaled = standardized[rows] * self.factors()
@@ -197,10 +197,3 @@ class Joint:
             np.concatenate([y, y[both], y[both]]),
             np.concatenate([kept, of_copies, of_copies]),
         )
-
-
-def _sample(rows):
-    if len(rows) <= _MOST_ROWS:
-        return rows
-    chosen = np.random.default_rng(0).choice(len(rows), _MOST_ROWS, replace=False)
-    return rows[np.sort(chosen)]

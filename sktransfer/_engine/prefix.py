@@ -190,10 +190,10 @@ class PrefixJob:
         for i, rows in enumerate(batch.rows):
             output[rows] = activations[i]
         n = len(batch.keys)
-        if self.tap is not None:
-            self.tap.put(batch.keys, more[0][:n])
         if self.store is not None:
             self.store.put(list(zip(batch.keys, activations[:n], strict=True)))
+        if self.tap is not None:
+            self.tap.put(batch.keys, more[0][:n])
 
     def _forward(self, pixels):
         if self._input is None and self.device.type == "cpu":

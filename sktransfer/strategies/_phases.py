@@ -45,7 +45,7 @@ class Phase:
         Number of epochs; None is what the other phases leave.
     solver : {"gradient", "exact"}, default="gradient"
         ``"exact"`` solves the linear head and takes no epoch.
-    C : float, default=0.01
+    C : float or "auto", default="auto"
         Inverse strength of the exact solver's penalty.
     batch_norm : {"affine", "frozen", "train"}, default="affine"
         What learns in the batch norms of trainable stages.
@@ -59,7 +59,7 @@ class Phase:
     stages: tuple
     epochs: int | None = None
     solver: str = "gradient"
-    C: float = 0.01
+    C: float | str = "auto"
     batch_norm: str = "affine"
     penalty: str | None = None
     strength: float | str = "auto"
