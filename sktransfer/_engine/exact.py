@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
-from sktransfer._engine.strength import least_error
+from sktransfer._engine.strength import most_evident
 
 _DEFAULT_C = 0.01
 # Of which C="auto" of a regression chooses one, the strongest penalty first.
@@ -225,7 +225,7 @@ def fit_regression_head(
         Values of the target, in its own units: ridge regression gives the same in any.
     C : float or "auto"
         Inverse strength of the L2 penalty: Ridge's alpha is 1 / (2 C). ``"auto"``
-        takes the one of the least generalized cross-validation error.
+        takes the one under which the target is most likely.
     sample_weight : ndarray of shape (n,), default=None
         Weights of the rows.
     target_mean, target_scale : float
@@ -269,7 +269,7 @@ def _solve(regression, features, y, sample_weight, joint, targets, alpha, alphas
             )
         if alphas is not None:
             standardized = (features - mean) / scale
-            regression.alpha = least_error(standardized, y, alphas, sample_weight)
+            regression.alpha = most_evident(standardized, y, alphas, sample_weight)
         if joint is not None:
             features, y, sample_weight = joint.with_dropped(features, y, sample_weight)
         standardized = (features - mean) / scale

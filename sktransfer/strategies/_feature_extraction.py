@@ -30,9 +30,9 @@ class FeatureExtraction(Strategy):
         features, as in LogisticRegression; Ridge's ``alpha`` is ``1 / (2 * C)``.
         Several hundred features and few labels want a small value, and so do targets
         that images say little about. ``"auto"`` is 0.01 for classes; for continuous
-        targets it is the value, of eleven from 1e-5 to 1, with the least generalized
-        cross-validation error, where weights count as repeated rows. Beside a table it
-        is that of all images together, and the table's is chosen to match. Without
+        targets it is the value, of eleven from 1e-5 to 1, under which they are most
+        likely (empirical Bayes), where weights count as repeated rows. Beside a table
+        it is that of all images together, and the table's is chosen to match. Without
         effect on ``"gradient"``, which has ``weight_decay``.
     layer : str, default="pooled"
         Stage whose output the head sees, see ``get_backbone(name).stages``.
@@ -44,8 +44,7 @@ class FeatureExtraction(Strategy):
     ----------
     Kornblith, Shlens and Le, "Do Better ImageNet Models Transfer Better?", CVPR 2019.
 
-    Golub, Heath and Wahba, "Generalized Cross-Validation as a Method for Choosing a
-    Good Ridge Parameter", Technometrics 1979.
+    MacKay, "Bayesian Interpolation", Neural Computation 1992.
 
     Examples
     --------
