@@ -59,7 +59,7 @@ def strategies(args):
     """Names and classifiers of the table's rows."""
     make = partial(classifier, args)
     stages = [s.name for s in get_backbone(args.backbone).stages if s.n_parameters]
-    scratch = FineTuning(init="random", batch_norm="train")
+    scratch = FineTuning(backbone_lr_ratio=1.0, init="random", batch_norm="train")
     rows = {
         "scratch": make(scratch, weights=None),
         "FeatureExtraction": make(FeatureExtraction(), augmentation=None),
@@ -77,7 +77,7 @@ def rates(args):
     """Rows that differ in learning rates and crops."""
     rows = {}
     for lr in (1e-4, 3e-4, 1e-3):
-        for backbone_lr in (1e-4, 3e-4, 1e-3, 3e-3):
+        for backbone_lr in (1e-5, 1e-4, 3e-4, 1e-3):
             for crop in args.crops:
                 augmentation = Augmentation((crop, 1.0)) if crop else None
                 rows[f"head {lr:g}, backbone {backbone_lr:g}, crops {crop}"] = (

@@ -97,7 +97,8 @@ def test_probe_is_kept_where_training_only_does_harm(strategy):
 
 def test_gain_is_what_training_adds_on_the_validation_part():
     X, y = images(90, noise=250)
-    estimator = classifier(max_epochs=8, lr=0.01, **STOPPING)
+    strategy = FineTuning(backbone_lr_ratio=1.0)
+    estimator = classifier(strategy, max_epochs=8, lr=0.01, **STOPPING)
     train, valid = split_of(estimator, X, y)
     probe = classifier("feature_extraction").fit(X[train], y[train])
     reached = estimator.score(X[valid], y[valid])

@@ -24,8 +24,9 @@ class FineTuning(Strategy):
         topmost stages with parameters (1 is ``"layer4"`` in a ResNet); a list of
         names: exactly these (surgical fine-tuning); ``"all"``; ``"norm"`` or
         ``"bias"``: the parameters of the norms, or the biases, of all stages.
-    backbone_lr_ratio : float, default=1.0
-        Learning rate of the topmost stage, as a multiple of the head's.
+    backbone_lr_ratio : float, default=0.1
+        Learning rate of the topmost stage, as a multiple of the head's. 1 suits networks
+        that have little to lose: small ones, or such as were never trained.
     lr_decay : float, default=1.0
         Each stage below learns slower by this factor than the one above it.
     init : {"linear_probe", "random"}, default="linear_probe"
@@ -53,9 +54,9 @@ class FineTuning(Strategy):
     >>> from sktransfer import FineTuning
     >>> FineTuning(unfreeze="layer4").plan("resnet18", max_epochs=5).tail(3)
               phase   stage trainable  n_parameters     lr  epochs
-    11  fine_tuning  layer4       all       8393728  0.001       5
-    12  fine_tuning  pooled      none             0  0.000       5
-    13  fine_tuning    head       all          <NA>  0.001       5
+    11  fine_tuning  layer4       all       8393728  0.0001       5
+    12  fine_tuning  pooled      none             0  0.0000       5
+    13  fine_tuning    head       all          <NA>  0.0010       5
     """
 
     _parameter_constraints: dict = {
@@ -70,7 +71,7 @@ class FineTuning(Strategy):
     def __init__(
         self,
         unfreeze="all",
-        backbone_lr_ratio=1.0,
+        backbone_lr_ratio=0.1,
         lr_decay=1.0,
         init="linear_probe",
         freeze_epochs=1,

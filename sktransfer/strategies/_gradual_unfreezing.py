@@ -32,8 +32,9 @@ class GradualUnfreezing(Strategy):
         What learns in the last phase, given in the same way; ``"all"`` is everything.
     lr_decay : float, default=1/2.6
         Each stage learns slower by this factor than the one above it.
-    backbone_lr_ratio : float, default=1.0
-        Learning rate of the topmost stage, as a multiple of the head's.
+    backbone_lr_ratio : float, default=0.1
+        Learning rate of the topmost stage, as a multiple of the head's. 1 suits networks
+        that have little to lose: small ones, or such as were never trained.
     batch_norm : {"affine", "frozen", "train"}, default="affine"
         In the stages that learn: train scale and shift of the batch norms and keep the
         statistics; keep both; or train and update everything.
@@ -75,7 +76,7 @@ class GradualUnfreezing(Strategy):
         start=1,
         stop="all",
         lr_decay=1 / 2.6,
-        backbone_lr_ratio=1.0,
+        backbone_lr_ratio=0.1,
         batch_norm="affine",
     ):
         self.epochs_per_stage = epochs_per_stage

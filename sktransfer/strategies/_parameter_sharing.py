@@ -26,8 +26,9 @@ class ParameterSharing(FineTuning):
         `weight_decay`, and draw the head's weights toward 0 with a factor of 0.01.
     unfreeze : str, int or list of str, default="all"
         What learns, as in :class:`FineTuning`.
-    backbone_lr_ratio : float, default=1.0
-        Learning rate of the topmost stage, as a multiple of the head's.
+    backbone_lr_ratio : float, default=0.1
+        Learning rate of the topmost stage, as a multiple of the head's. 1 suits networks
+        that have little to lose: small ones, or such as were never trained.
     lr_decay : float, default=1.0
         Each stage below learns slower by this factor than the one above it.
     init : {"linear_probe", "random"}, default="linear_probe"
@@ -68,7 +69,7 @@ class ParameterSharing(FineTuning):
         penalty="l2_sp",
         strength="auto",
         unfreeze="all",
-        backbone_lr_ratio=1.0,
+        backbone_lr_ratio=0.1,
         lr_decay=1.0,
         init="linear_probe",
         freeze_epochs=1,
