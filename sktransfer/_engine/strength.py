@@ -37,43 +37,6 @@ def sample_of(rows):
     return rows[np.sort(chosen)]
 
 
-def negative_evidence(products, targets, alphas, weight):
-    """Return how unlikely targets are under the priors that penalties stand for.
-
-    Parameters
-    ----------
-    products : ndarray of shape (n, n)
-        Products of the rows with each other.
-    targets : ndarray of shape (n, n_targets)
-        With a weighted mean of 0 each.
-    alphas : sequence of float
-        Penalties of ridge regressions.
-    weight : ndarray of shape (n,)
-        Positive weights of the rows, of which two count as two rows.
-
-    Returns
-    -------
-    list of float
-        For each penalty, minus twice the logarithm of the marginal likelihood, up to a
-        constant; the noise is the most likely one of each target.
-
-    References
-    ----------
-    MacKay, "Bayesian Interpolation", Neural Computation 1992. You et al., "LogME:
-    Practical Assessment of Pre-trained Models for Transfer Learning", ICML 2021.
-    """
-    root = np.sqrt(weight)[:, np.newaxis]
-    values, vectors = eigh(root * products * root.T)
-    values, n = values.clip(0)[:, np.newaxis], weight.sum()
-    projected = (vectors.T @ (root * targets)) ** 2
-    found = []
-    for alpha in alphas:
-        noise = (projected * alpha / (alpha + values)).sum(axis=0) / n
-        volume = targets.shape[1] * np.log1p(values / alpha).sum()
-        found.append(n * np.log(noise + _TINY).sum() + volume)
-    return found
-
-
 def most_evident(standardized, y, alphas, sample_weight=None):
     """Return the penalty under which targets are most likely.
 
@@ -84,18 +47,51 @@ def most_evident(standardized, y, alphas, sample_weight=None):
     y : ndarray of shape (n,)
         What is to be predicted.
     alphas : sequence of float
-        Penalties; of equal ones the first is returned.
+        Penalties of a Ridge; of equally good ones the first is returned.
     sample_weight : ndarray of shape (n,), default=None
-        Weights of the rows.
+        Weights of the rows, of which two count as two rows.
 
     Returns
     -------
     float
         One of `alphas`.
+
+    References
+    ----------
+    MacKay, "Bayesian Interpolation", Neural Computation 1992. You et al., "LogME:
+    Practical Assessment of Pre-trained Models for Transfer Learning", ICML 2021.
     """
     weight = np.ones(len(y)) if sample_weight is None else sample_weight
     rows = sample_of(np.flatnonzero(weight > 0))
-    weight, X, y = weight[rows], standardized[rows], y[rows]
-    targets = (y - np.average(y, weights=weight))[:, np.newaxis]
-    found = negative_evidence(X @ X.T, targets, alphas, weight)
+    weight, y = weight[rows], y[rows]
+    root = np.sqrt(weight)
+    weighted = root[:, np.newaxis] * standardized[rows]
+    values, vectors = eigh(weighted @ weighted.T)
+    projected = vectors.T @ (root * (y - np.average(y, weights=weight)))
+    parts = values.clip(0), projected**2, weight.sum()
+    found = [negative_evidence(alpha, *parts) for alpha in alphas]
     return float(alphas[int(np.argmin(found))])
+
+
+def negative_evidence(alpha, values, projected, n):
+    """Return how unlikely targets are under the prior that a penalty stands for.
+
+    Parameters
+    ----------
+    alpha : float
+        The penalty.
+    values : ndarray of shape (n_rows,)
+        Eigenvalues of the rows' products with each other.
+    projected : ndarray of shape (n_rows,)
+        Squares of the targets in the directions of the eigenvectors.
+    n : float
+        What the rows weigh together.
+
+    Returns
+    -------
+    float
+        Minus twice the logarithm of the marginal likelihood, at the most likely noise,
+        up to a constant.
+    """
+    noise = (projected * alpha / (alpha + values)).sum() / n
+    return n * np.log(noise + _TINY) + np.log1p(values / alpha).sum()
