@@ -25,8 +25,8 @@ class FineTuning(Strategy):
         names: exactly these (surgical fine-tuning); ``"all"``; ``"norm"`` or
         ``"bias"``: the parameters of the norms, or the biases, of all stages.
     backbone_lr_ratio : float, default=0.1
-        Learning rate of the topmost stage, as a multiple of the head's. 1 suits networks
-        that have little to lose: small ones, or such as were never trained.
+        Learning rate of the topmost stage, as a multiple of the head's. 1 suits a
+        network that has little to lose: a small one, or one that was never trained.
     lr_decay : float, default=1.0
         Each stage below learns slower by this factor than the one above it.
     init : {"linear_probe", "random"}, default="linear_probe"

@@ -33,8 +33,8 @@ class GradualUnfreezing(Strategy):
     lr_decay : float, default=1/2.6
         Each stage learns slower by this factor than the one above it.
     backbone_lr_ratio : float, default=0.1
-        Learning rate of the topmost stage, as a multiple of the head's. 1 suits networks
-        that have little to lose: small ones, or such as were never trained.
+        Learning rate of the topmost stage, as a multiple of the head's. 1 suits a
+        network that has little to lose: a small one, or one that was never trained.
     batch_norm : {"affine", "frozen", "train"}, default="affine"
         In the stages that learn: train scale and shift of the batch norms and keep the
         statistics; keep both; or train and update everything.

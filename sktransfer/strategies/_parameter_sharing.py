@@ -27,8 +27,8 @@ class ParameterSharing(FineTuning):
     unfreeze : str, int or list of str, default="all"
         What learns, as in :class:`FineTuning`.
     backbone_lr_ratio : float, default=0.1
-        Learning rate of the topmost stage, as a multiple of the head's. 1 suits networks
-        that have little to lose: small ones, or such as were never trained.
+        Learning rate of the topmost stage, as a multiple of the head's. 1 suits a
+        network that has little to lose: a small one, or one that was never trained.
     lr_decay : float, default=1.0
         Each stage below learns slower by this factor than the one above it.
     init : {"linear_probe", "random"}, default="linear_probe"
