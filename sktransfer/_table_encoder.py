@@ -13,7 +13,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-_NUMBER, _DATE, _DURATION, _CATEGORY = "number", "date", "duration", "category"
+_NUMBER, _DATE, _DURATION = "number", "date", "duration"
+_CATEGORY, _TEXT = "category", "text"
+# Rows in which a string must occur to be a category of its own in a column of many.
+_OFTEN = 5
 _DAY = pd.Timedelta(days=1)
 
 
@@ -23,19 +26,21 @@ class TableEncoder(TransformerMixin, BaseEstimator):
     Numbers are standardized; gaps get the median and a column of their own that says
     where they were. Dates and durations are numbers of days. Strings, categories and
     booleans are one-hot encoded, a gap as a category of its own, what is rarer than
-    twice or new together as one. Left out, with a warning, are columns without any
-    value, with too many categories, or with cells that are none of this.
+    twice or new together as one. Of columns with many distinct strings only those that
+    occur often are categories. Left out, with a warning, are columns without any value,
+    with many strings of which none occurs often, or with cells that are none of this.
 
     Parameters
     ----------
     max_categories : int, default=40
-        A column of strings with more distinct values is text, and left out.
+        In a column of strings with more distinct values only those in at least 5 rows
+        are categories of their own, and at most so many.
 
     Attributes
     ----------
     kinds_ : dict
         For each column that is used what it is: ``"number"``, ``"date"``,
-        ``"duration"`` or ``"category"``.
+        ``"duration"``, ``"category"``, or ``"text"`` for many strings.
     left_out_ : dict
         For each column that is not used the reason.
     n_features_in_ : int
@@ -72,19 +77,17 @@ class TableEncoder(TransformerMixin, BaseEstimator):
             else:
                 self.left_out_[name] = reason
         self._warn_of_what_is_left_out()
-        self._numbers = [n for n, k in self.kinds_.items() if k != _CATEGORY]
-        self._categories = [n for n, k in self.kinds_.items() if k == _CATEGORY]
-        if self._numbers:
-            imputer = SimpleImputer(strategy="median", add_indicator=True)
-            self._scaler = make_pipeline(imputer, StandardScaler())
-            self._scaler.fit(self._stacked(X, self._numbers))
-        if self._categories:
-            self._one_hot = OneHotEncoder(
-                handle_unknown="infrequent_if_exist",
-                min_frequency=2,
-                sparse_output=False,
-            )
-            self._one_hot.fit(self._stacked(X, self._categories))
+        imputer = SimpleImputer(strategy="median", add_indicator=True)
+        encoders = {
+            (_NUMBER, _DATE, _DURATION): make_pipeline(imputer, StandardScaler()),
+            (_CATEGORY,): _one_hot(2),
+            (_TEXT,): _one_hot(_OFTEN, self.max_categories),
+        }
+        self._fitted = []
+        for kinds, encoder in encoders.items():
+            names = [n for n, kind in self.kinds_.items() if kind in kinds]
+            if names:
+                self._fitted.append((names, encoder.fit(self._stacked(X, names))))
         return self
 
     def transform(self, X):
@@ -107,10 +110,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         blocks = [np.empty((len(X), 0))]
-        if self._numbers:
-            blocks.append(self._scaler.transform(self._stacked(X, self._numbers)))
-        if self._categories:
-            blocks.append(self._one_hot.transform(self._stacked(X, self._categories)))
+        for names, encoder in self._fitted:
+            blocks.append(encoder.transform(self._stacked(X, names)))
         return np.hstack(blocks)
 
     def get_feature_names_out(self, input_features=None):  # noqa: ARG002
@@ -127,13 +128,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):
             Those of the columns, with the category where there are several.
         """
         check_is_fitted(self)
-        names = [np.empty(0, dtype=object)]
-        if self._numbers:
-            names.append(self._scaler.get_feature_names_out(_strings(self._numbers)))
-        if self._categories:
-            given = _strings(self._categories)
-            names.append(self._one_hot.get_feature_names_out(given))
-        return np.concatenate(names)
+        found = [np.empty(0, dtype=object)]
+        for names, encoder in self._fitted:
+            found.append(encoder.get_feature_names_out(_strings(names)))
+        return np.concatenate(found)
 
     def _kind_of(self, column):
         """Kind of a column, and why it is left out, or None."""
@@ -144,10 +142,11 @@ class TableEncoder(TransformerMixin, BaseEstimator):
         if kind is None:
             return None, f"holds {type(there.iloc[0]).__name__}"
         n_distinct = there.nunique() if kind == _CATEGORY else 0
-        if n_distinct > self.max_categories:
-            most = self.max_categories
-            return None, f"text: {n_distinct} distinct values, more than {most}"
-        return kind, None
+        if n_distinct <= self.max_categories:
+            return kind, None
+        if there.astype(str).value_counts().iloc[0] >= _OFTEN:
+            return _TEXT, None
+        return None, f"text: {n_distinct} distinct values, none in {_OFTEN} rows"
 
     def _warn_of_what_is_left_out(self):
         if not self.left_out_:
@@ -164,6 +163,15 @@ class TableEncoder(TransformerMixin, BaseEstimator):
     def _stacked(self, X, names):
         arrays = [_READERS[self.kinds_[name]](X[name], name) for name in names]
         return np.stack(arrays, axis=1)
+
+
+def _one_hot(min_frequency, max_categories=None):
+    return OneHotEncoder(
+        handle_unknown="infrequent_if_exist",
+        min_frequency=min_frequency,
+        max_categories=max_categories,
+        sparse_output=False,
+    )
 
 
 def _strings(names):
@@ -260,6 +268,7 @@ _READERS = {
     _DATE: _read_days(_days_since_1970, "date"),
     _DURATION: _read_days(_days, "duration"),
     _CATEGORY: _read_categories,
+    _TEXT: _read_categories,
 }
 
 

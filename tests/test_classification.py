@@ -253,7 +253,8 @@ def test_partial_fit_is_there_for_strategies_that_train():
 
 def test_partial_fit_learns_epoch_by_epoch():
     X, y = images(60)
-    estimator = classifier(FineTuning(init="random"), lr=0.01)
+    strategy = FineTuning(backbone_lr_ratio=1.0, init="random")
+    estimator = classifier(strategy, lr=0.01)
     for _ in range(12):
         assert estimator.partial_fit(X, y) is estimator
     assert estimator.score(X, y) > 0.8
@@ -286,7 +287,7 @@ def test_partial_fit_trains_the_last_phase_only():
 
 def test_classes_come_with_the_first_call():
     X, y = images(30)
-    estimator = classifier(lr=0.01)
+    estimator = classifier(FineTuning(backbone_lr_ratio=1.0), lr=0.01)
     estimator.partial_fit(X[y < 2], y[y < 2], classes=[2, 0, 1])
     assert estimator.classes_.tolist() == [0, 1, 2]
     assert estimator.predict_proba(X).shape == (30, 3)

@@ -455,7 +455,7 @@ def test_early_stopping_judges_without_dropout_and_encodes_on_the_training_part(
         callbacks=[Looker()],
     ).fit(X, y)
     scaler = StandardScaler().fit(X[["size"]].iloc[seen["train"]])
-    known = estimator.tabular_._scaler[-1]
+    known = estimator.tabular_._fitted[0][1][-1]
     np.testing.assert_allclose(known.mean_, scaler.mean_)
     assert hasattr(estimator, "gain_over_probe_")
 

@@ -119,6 +119,26 @@ def test_text_and_empty_columns_are_left_out_with_a_warning_that_names_them():
     assert encoder.transform(frame).shape == (41, 1)
 
 
+def test_of_many_strings_those_that_occur_often_are_categories():
+    names = ["often"] * 5 + ["seldom"] * 4 + [f"n{i}" for i in range(45)] + [None] * 6
+    encoder = TableEncoder().fit(pd.DataFrame({"name": names}))
+    assert encoder.kinds_ == {"name": "text"}
+    found = encoded(pd.DataFrame({"name": names}))
+    columns = ["name_often", "name_None", "name_infrequent_sklearn"]
+    assert found.columns.tolist() == columns
+    assert found.sum().tolist() == [5, 6, 49]
+    new = pd.DataFrame({"name": ["new", "often"]})
+    assert encoder.transform(new).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_as_many_strings_as_there_may_be_are_categories():
+    names = [f"n{i:03}" for i in range(100) for _ in range(5 + i)]
+    found = encoded(pd.DataFrame({"name": names}))
+    assert found.shape == (len(names), 40)
+    assert found.columns[0] == "name_n061"
+    assert found.columns[-1] == "name_infrequent_sklearn"
+
+
 def test_forty_categories_are_still_used():
     frame = pd.DataFrame({"name": [f"n{i % 40}" for i in range(80)]})
     assert encoded(frame).shape == (80, 40)

@@ -49,7 +49,9 @@ def with_estimator(estimator, **params):
 
 def memorizing(**params):
     """An estimator that learns whatever labels it gets by heart."""
-    return classifier(FineTuning(), lr=0.01, max_epochs=10, **params)
+    return classifier(
+        FineTuning(backbone_lr_ratio=1.0), lr=0.01, max_epochs=10, **params
+    )
 
 
 # What cross-fitting is for.
