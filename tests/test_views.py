@@ -182,9 +182,9 @@ def test_exact_head_sees_all_views_each_with_its_share_of_the_weight(sample_weig
 
 def test_exact_regression_sees_all_views_too():
     y = np.linspace(0, 1, 24)
-    fitted = TransferRegressor(
-        three_convs, image_size=16, random_state=0, n_jobs=1, **VIEWED
-    ).fit(X, y)
+    options = {"image_size": 16, "random_state": 0, "n_jobs": 1, **VIEWED}
+    strategy = FeatureExtraction(C=0.01)
+    fitted = TransferRegressor(three_convs, strategy=strategy, **options).fit(X, y)
     assert fitted.solver_ == "exact"
     features = np.concatenate(features_of_views(2)).astype(float)
     weight = np.full(48, 0.5)

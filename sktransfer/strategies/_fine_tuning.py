@@ -53,7 +53,7 @@ class FineTuning(Strategy):
     --------
     >>> from sktransfer import FineTuning
     >>> FineTuning(unfreeze="layer4").plan("resnet18", max_epochs=5).tail(3)
-              phase   stage trainable  n_parameters     lr  epochs
+              phase   stage trainable  n_parameters      lr  epochs
     11  fine_tuning  layer4       all       8393728  0.0001       5
     12  fine_tuning  pooled      none             0  0.0000       5
     13  fine_tuning    head       all          <NA>  0.0010       5
