@@ -14,6 +14,7 @@ averaged over height and width, or over tokens, if it has any.
 import copy
 import math
 from collections import Counter
+from functools import partial
 from hashlib import blake2b
 from threading import Lock, get_ident
 
@@ -96,12 +97,12 @@ def cut_hidden(module, image_size, backbone):
         If no other linear layer comes before it in the classification part.
     """
     graph = _frozen_graph(module, image_size)
-    layers = dict(module.named_modules())
     linear = []
     if graph:
         nodes = list(graph.nodes)
-        start = _first_of_classifier(nodes, lambda node: _layer(layers, node))
-        linear = [n for n in nodes[start:] if isinstance(_layer(layers, n), nn.Linear)]
+        layer = partial(layer_of, module)
+        start = _first_of_classifier(nodes, layer)
+        linear = [n for n in nodes[start:] if isinstance(layer(n), nn.Linear)]
     if len(linear) < 2:
         raise ValueError(
             f"The backbone {backbone!r} has no layer 'hidden': there is no hidden "
@@ -124,9 +125,9 @@ def _frozen_graph(module, image_size):
     return graph
 
 
-def _layer(layers, node):
-    """Return the layer that a node calls, or None."""
-    return layers[node.target] if node.op == "call_module" else None
+def layer_of(module, node):
+    """Return the layer that a node of a module's graph calls, or None."""
+    return module.get_submodule(node.target) if node.op == "call_module" else None
 
 
 class _Tracer(NodePathTracer):
@@ -202,10 +203,7 @@ def _find_shapes(module, graph, image_size):
 
 def _find_pooled(module, graph):
     """Return (node, whether it is a map still to be averaged), or None."""
-    layers = dict(module.named_modules())
-
-    def layer(node):
-        return _layer(layers, node)
+    layer = partial(layer_of, module)
 
     def shape(node):
         value = node.meta.get("val")
@@ -293,7 +291,7 @@ def needs_full_batches(trunk):
     if not isinstance(trunk, fx.GraphModule):
         return True
     for node in trunk.graph.nodes:
-        layer = trunk.get_submodule(node.target) if node.op == "call_module" else None
+        layer = layer_of(trunk, node)
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             pixels = node.all_input_nodes[0].meta["val"].shape
             pixels = pixels[2:] if isinstance(layer, nn.Conv2d) else pixels[1:-1]

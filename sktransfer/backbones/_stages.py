@@ -23,6 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 from sktransfer.backbones._graph import (
     OutputPool,
     count_features,
+    layer_of,
     pool_output,
 )
 from sktransfer.backbones._network import POOLED
@@ -247,8 +248,8 @@ class StageChain:
     def folds_at(self, trunk, cut):
         """Tell whether a norm behind a stage is folded into its last layer."""
         node = self._end_of(cut, trunk.graph)
-        behind = [_layer(trunk, user) for user in node.users]
-        foldable = isinstance(_layer(trunk, node), (_ConvNd, nn.Linear))
+        behind = [layer_of(trunk, user) for user in node.users]
+        foldable = isinstance(layer_of(trunk, node), (_ConvNd, nn.Linear))
         return foldable and any(isinstance(layer, _BatchNorm) for layer in behind)
 
     def _end_of(self, cut, graph):
@@ -263,10 +264,6 @@ class StageChain:
             if piece.name == cut:
                 break
         return names
-
-
-def _layer(trunk, node):
-    return trunk.get_submodule(node.target) if node.op == "call_module" else None
 
 
 def _piece(name, end, graphs):
