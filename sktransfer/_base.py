@@ -212,6 +212,7 @@ class ImageEstimator(BaseEstimator):
             self.batch_size,
             n_threads(self.n_jobs),
             engine.min_rows,
+            parallel=engine.runs_in_torch,
         )
         if view is not None:
             views, number = view

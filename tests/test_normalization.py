@@ -54,6 +54,18 @@ def test_floats_are_not_divided_and_may_stand_beside_8_bit_images():
     assert torch.equal(batch[1], normalized_batch(pixels, PREPROCESSING, CPU)[1])
 
 
+@pytest.mark.parametrize("size", [7, 104, 105, 160])
+def test_serial_work_gives_the_same_bits(size):
+    # From 105 pixels on, an image is more than torch leaves to one thread.
+    preprocessing = Preprocessing(image_size=size)
+    rng = np.random.default_rng(0)
+    pixels = list(rng.random((3, size, size, 3), dtype=np.float32))
+    pixels[0] = (pixels[0] * 255).astype(np.uint8)
+    pixels[1].flags.writeable = False
+    serial = normalized_batch(pixels, preprocessing, CPU, parallel=False)
+    assert torch.equal(serial, normalized_batch(pixels, preprocessing, CPU))
+
+
 @pytest.mark.filterwarnings("error")
 def test_images_are_only_read():
     pixels = images()

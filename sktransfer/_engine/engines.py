@@ -92,6 +92,11 @@ class Engine:
         return max(MIN_ROWS, self.batch_size)
 
     @property
+    def runs_in_torch(self):
+        """Whether torch's own threads compute."""
+        return self.name != "onnxruntime"
+
+    @property
     def determinants(self):
         """What it contributes to the fingerprint of activations."""
         return {

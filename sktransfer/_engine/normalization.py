@@ -8,6 +8,9 @@ networks themselves. To other devices 8-bit pixels travel as 8 bits.
 import numpy as np
 import torch
 
+# Torch shares work on more elements than this among its threads.
+_GRAIN = 32_768
+
 
 def empty_batch(n, size):
     """Return memory for a batch on the CPU.
@@ -27,7 +30,7 @@ def empty_batch(n, size):
     return torch.empty(n, 3, size, size, memory_format=torch.channels_last)
 
 
-def normalized_batch(pixels, preprocessing, device, out=None):
+def normalized_batch(pixels, preprocessing, device, out=None, parallel=True):
     """Normalize images into one batch.
 
     Parameters
@@ -41,6 +44,9 @@ def normalized_batch(pixels, preprocessing, device, out=None):
     out : torch.Tensor or None, default=None
         On a CPU, an `empty_batch` of at least as many images to write into; None makes
         a new one.
+    parallel : bool, default=True
+        On a CPU, whether torch's threads share the work. After it they wait busily for
+        more, and take the cores from an engine that has threads of its own.
 
     Returns
     -------
@@ -55,12 +61,16 @@ def normalized_batch(pixels, preprocessing, device, out=None):
     # A line of pixels at a time: one pixel has too few values for a vector unit.
     lines = images.view(len(pixels), size, size * 3)
     factors, shift = _affine(preprocessing, size)
+    n_lines = size if parallel else max(1, _GRAIN // (3 * size))
     for image, place, part in zip(pixels, images, lines, strict=True):
-        if image.flags.writeable:
-            place.copy_(torch.from_numpy(image))
-        else:  # torch would warn of what nobody does
-            place.numpy()[...] = image
-        torch.addcmul(shift, part, factors[image.dtype == np.uint8], out=part)
+        factor = factors[image.dtype == np.uint8]
+        for start in range(0, size, n_lines):
+            some = slice(start, start + n_lines)
+            if image.flags.writeable:
+                place[some].copy_(torch.from_numpy(image[some]))
+            else:  # torch would warn of what nobody does
+                place[some].numpy()[...] = image[some]
+            torch.addcmul(shift, part[some], factor, out=part[some])
     return batch
 
 

@@ -94,6 +94,8 @@ class PrefixJob:
         How much larger than usual images must be decoded, since crops are cut out.
     tap : Tap or None
         Keeps what `network` gives beside the activations; needs a store.
+    parallel : bool
+        Whether torch's threads, too, work on what the network is given.
     """
 
     network: torch.nn.Module
@@ -108,6 +110,7 @@ class PrefixJob:
     augment: object = None
     decode_factor: float = 1.0
     tap: Tap | None = None
+    parallel: bool = True
     problems: list = field(default_factory=list)
     _input: torch.Tensor | None = field(default=None, repr=False)
 
@@ -202,7 +205,7 @@ class PrefixJob:
             self._input = empty_batch(rows, len(pixels[0]))
         with torch.inference_mode():
             batch = normalized_batch(
-                pixels, self.preprocessing, self.device, self._input
+                pixels, self.preprocessing, self.device, self._input, self.parallel
             )
             outputs = self.network(batch)
             outputs = [outputs] if self.tap is None else outputs
