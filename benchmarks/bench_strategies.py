@@ -9,7 +9,8 @@ Each fit is added to the file of ``--results`` as it ends; what stands there alr
 not measured again, so a run that was stopped goes on.
 
 ``--question rates`` tries learning rates of head and backbone and crops of the training
-images with `FineTuning` instead; the defaults were chosen from it.
+images with `FineTuning` instead, and ``--question mixing`` where to end between the
+probe and what was trained; the defaults were chosen from them.
 """
 
 import argparse
@@ -91,6 +92,17 @@ def rates(args):
     return rows
 
 
+def mixings(args):
+    """Rows that differ in what learns, and in how far a fit goes from the probe."""
+    frozen = classifier(args, FeatureExtraction(), augmentation=None)
+    rows = {"FeatureExtraction": frozen}
+    for unfreeze in (1, "all"):
+        for mixing in (0.25, 0.5, 0.75, 1.0):
+            strategy = FineTuning(unfreeze, mixing=mixing)
+            rows[repr(strategy)] = classifier(args, strategy)
+    return rows
+
+
 class Results:
     """Measured fits, one line of JSON each in a file; None keeps them in memory."""
 
@@ -126,8 +138,11 @@ def measure(model, data, few, seed):
     return float(model.score(data.X_test, data.y_test)), seconds
 
 
+QUESTIONS = {"strategies": strategies, "rates": rates, "mixing": mixings}
+
+
 def main(args):
-    rows = {"strategies": strategies, "rates": rates}[args.question](args)
+    rows = QUESTIONS[args.question](args)
     if args.only:
         rows = {k: v for k, v in rows.items() if any(part in k for part in args.only)}
     parts = [(name, few) for name in args.sets for few in args.parts]
@@ -157,7 +172,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--question", choices=["strategies", "rates"])
+    parser.add_argument("--question", choices=list(QUESTIONS))
     parser.set_defaults(question="strategies")
     parser.add_argument("--backbone", default="mini")
     parser.add_argument(

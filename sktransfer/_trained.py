@@ -219,6 +219,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
             lambda: segments_up_to(base.segments(), layer),
             task,
             recipe,
+            mixing=fit.strategy.mixing,
             **more,
         )
 
@@ -244,7 +245,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
         """Fix the rates; raise for what would fail only after the first pass."""
         from sktransfer._engine.optimizers import default_lr, default_weight_decay
         from sktransfer._engine.penalties import make_penalty
-        from sktransfer._engine.training import check_optimizer
+        from sktransfer._engine.schedules import check_optimizer
 
         lr, decay = self.lr, self.weight_decay
         self.lr_ = default_lr(self.optimizer) if lr == "auto" else float(lr)
@@ -315,7 +316,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
         """The skorch net of network and head, built when it is first asked for."""
         check_is_fitted(self)
         if "_net" not in vars(self):
-            from sktransfer._engine.training import untrained_net
+            from sktransfer._engine.net import untrained_net
 
             self._net = untrained_net(
                 self._fitted_module(),
@@ -367,7 +368,8 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
 
     def _snapshot(self, training, fit):
         """Fitted attributes as if training had stopped now."""
-        state = self._snapshot_of(training.net.module_, fit)
+        with training.as_if_over():
+            state = self._snapshot_of(training.net.module_, fit)
         return {**self._fitted_attributes(), **state}
 
     def _snapshot_of(self, module, fit):

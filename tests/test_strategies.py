@@ -75,9 +75,9 @@ def test_strategy_has_parameters_and_no_fit(kind):
     "strategy",
     [
         FeatureExtraction("gradient", 3.0, "layer2", "max"),
-        FineTuning(["layer1", "layer2"], 0.2, 0.5, "random", 3, "train"),
-        GradualUnfreezing(2, "layer2", 3, 0.5, 0.2, "frozen"),
-        ParameterSharing("delta", 0.3, 1, 0.2, 0.5, "random", 3, "train"),
+        FineTuning(["layer1", "layer2"], 0.2, 0.5, "random", 3, "train", 0.9),
+        GradualUnfreezing(2, "layer2", 3, 0.5, 0.2, "frozen", 0.9),
+        ParameterSharing("delta", 0.3, 1, 0.2, 0.5, "random", 3, "train", 0.9),
     ],
     ids=lambda strategy: type(strategy).__name__,
 )

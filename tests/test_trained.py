@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,79 @@ def test_groups_arrive_by_metadata_routing_in_a_pipeline_in_cross_validation():
         pipeline.fit(X, y, groups=groups)
         assert seen[0][2] == set()
         assert sum(seen[0][:2]) == 120
+
+
+# Between the probe and what was trained
+
+
+def float_tensors(backbone):
+    state = backbone.trunk.state_dict()
+    return {k: v.double() for k, v in state.items() if v.is_floating_point()}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        FineTuning,
+        partial(FineTuning, "top", batch_norm="train"),
+        GradualUnfreezing,
+        ParameterSharing,
+    ],
+)
+@pytest.mark.parametrize("mixing", [0.25, 0.5])
+def test_fit_ends_between_the_probe_and_what_was_trained(kind, mixing):
+    X, y = images(24)
+    trained, mixed = (
+        classifier(kind(mixing=m), lr=0.05, max_epochs=4).fit(X, y)
+        for m in (1.0, mixing)
+    )
+    probe = classifier("feature_extraction").fit(X, y)
+    assert changed(mixed) == changed(trained) != set()
+    start, end = (float_tensors(e.backbone_) for e in (probe, trained))
+    for name, found in float_tensors(mixed.backbone_).items():
+        expected = (1 - mixing) * start[name] + mixing * end[name]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    for part in ("coef", "intercept"):
+        start, end, found = (getattr(e.head_, part) for e in (probe, trained, mixed))
+        expected = (1 - mixing) * start + mixing * end
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        assert np.abs(start - end).max() > 0.01
+    # Each row of the history is of what was trained.
+    pd.testing.assert_frame_equal(
+        without_seconds(mixed.history_), without_seconds(trained.history_)
+    )
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"strategy": partial(FineTuning, init="random")},
+        {"strategy": FineTuning, "head": MLPHead((4,))},
+    ],
+)
+def test_where_no_probe_was_solved_there_is_nothing_to_go_back_to(params):
+    X, y = images(24)
+    params = dict(params)
+    make = params.pop("strategy")
+    logits_of = [
+        logits(classifier(make(mixing=m), lr=0.05, **params).fit(X, y), X)
+        for m in (0.5, 1.0)
+    ]
+    np.testing.assert_array_equal(*logits_of)
+
+
+def test_training_that_goes_on_does_not_go_back_to_the_first_probe():
+    X, y = images(24)
+    pair = [
+        classifier(FineTuning(mixing=m), lr=0.05, warm_start=True) for m in (0.5, 1.0)
+    ]
+    for estimator in pair:
+        estimator.fit(X, y)
+    # From the same weights on, what is left of the mixing would be seen.
+    pair[1].backbone_, pair[1].head_ = pair[0].backbone_, pair[0].head_
+    for estimator in pair:
+        estimator.fit(X, y)
+    np.testing.assert_array_equal(*(logits(estimator, X) for estimator in pair))
 
 
 # Augmentation

@@ -11,7 +11,8 @@ from sktransfer._engine.checkpoint import CheckpointFile
 from sktransfer._engine.data import Rows
 from sktransfer._engine.losses import resolve_loss
 from sktransfer._engine.module import TransferModule
-from sktransfer._engine.training import Recipe, Task, Training, untrained_net
+from sktransfer._engine.net import untrained_net
+from sktransfer._engine.training import Recipe, Task, Training
 from sktransfer._engine.validation import BestWeights
 from sktransfer._randomness import seeded_globals
 from sktransfer.strategies._phases import Phase, StagePlan
@@ -409,6 +410,41 @@ def test_schedules_end_with_the_last_batch_and_not_before(n_rows):
     training.run([ALL])
     assert min(rates) > 1e-6
     assert training.net.optimizer_.param_groups[-1]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("scores", "winner", "best_score"),
+    [
+        ([0.1, 0.5, 0.4, 0.6], "between", 0.6),
+        ([0.1, 0.5, 0.4, 0.3], "first epoch", 0.5),
+        ([0.7, 0.5, 0.4, 0.3], "probe", 0.7),
+    ],
+)
+def test_weights_between_are_kept_where_they_score_better(scores, winner, best_score):
+    training = make_training(n_valid=N_VALID)
+    training.mixing, told = 0.25, iter(scores)
+    training.best.score = lambda *parts: next(told)  # probe, epochs, between
+    states = [state_of(training)]
+
+    class Watch(Tasks):
+        def end_epoch(self):
+            states.append(state_of(training))
+            return super().end_epoch()
+
+    training.tasks = Watch()
+    training.run([PROBE, TOP])
+    assert next(told, None) is None
+    start, first, _ = states
+    between = {
+        name: tensor
+        if name.endswith("tracked")
+        else torch.lerp(tensor, start[name], 0.75)
+        for name, tensor in first.items()
+    }
+    expected = {"between": between, "first epoch": first, "probe": start}[winner]
+    assert_same_bits(state_of(training), expected)
+    assert training.best.best_score == best_score
+    assert training.best.probe_score == scores[0]
 
 
 def test_untrained_net_computes_and_keeps_a_history():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 # Raised when the content changes; older files are refused by their number.
-_FORMAT = 1
+_FORMAT = 2
 _NAME = "fit.checkpoint"
 
 

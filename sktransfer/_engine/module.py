@@ -149,12 +149,15 @@ class TransferModule(nn.Module):
             if self._may_change(name)
         }
 
-    def restore(self, state):
-        """Put the tensors of a snapshot back."""
+    def restore(self, state, share=1.0):
+        """Put the tensors of a snapshot back, or go a share of the way to them."""
         known = self.state_dict()
         with torch.no_grad():
             for name, tensor in state.items():
-                known[name].copy_(tensor)
+                if share == 1.0:
+                    known[name].copy_(tensor)
+                elif tensor.is_floating_point():
+                    known[name].lerp_(tensor.to(known[name].device), share)
 
     def _may_change(self, name):
         owner, number, *_ = name.split(".")

@@ -13,6 +13,7 @@ import torch
 from skorch import NeuralNet
 from skorch.callbacks import GradientNormClipping
 from skorch.dataset import get_len, unpack_data
+from skorch.history import History
 
 from sktransfer._engine.data import Rows, batches, epoch_order, part_of
 from sktransfer._engine.engines import autocast
@@ -279,3 +280,36 @@ def _denormals_flushed():
         yield
     finally:
         torch.set_flush_denormal(was_flushed)
+
+
+def untrained_net(module, losses, batch_size, history=None):
+    """Wrap a fitted module into an initialized net.
+
+    Parameters
+    ----------
+    module : TransferModule
+        The module.
+    losses : list of callable
+        One a head.
+    batch_size : int
+        Rows a batch.
+    history : list of dict, default=None
+        Rows of an earlier history.
+
+    Returns
+    -------
+    TransferNet
+        The net.
+    """
+    net = TransferNet(
+        module.eval().requires_grad_(False),
+        losses=losses,
+        task_weights=[1.0] * len(losses),
+        seed=0,
+        batch_size=batch_size,
+        train_split=None,
+        verbose=0,
+    ).initialize()
+    if history is not None:
+        net.history_ = History(history)
+    return net

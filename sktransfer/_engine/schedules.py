@@ -13,7 +13,11 @@ import math
 from copy import deepcopy
 from functools import partial
 
+import torch
+from torch import nn
 from torch.optim import lr_scheduler
+
+from sktransfer._engine.optimizers import make_optimizer, parameter_groups
 
 NAMES = ("cosine", "one_cycle", "step", "constant", "plateau")
 
@@ -188,3 +192,13 @@ _FACTORS = {
     "step": _step,
     "constant": _constant,
 }
+
+
+def check_optimizer(optimizer, optimizer_params, lr, weight_decay, lr_schedule):
+    """Raise for parameters that no optimizer or schedule can be made of."""
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.zeros(2, 2))
+    groups = parameter_groups([("all", module, 1.0)], lr, weight_decay)
+    made = make_optimizer(optimizer, groups, optimizer_params)
+    if not callable(lr_schedule):  # a callable may count on the real groups
+        Schedule(made, lr_schedule, 1)

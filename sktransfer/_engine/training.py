@@ -1,7 +1,7 @@
 """Run the phases of a strategy: what is solved is solved, the rest is trained."""
 
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -103,6 +103,8 @@ class Training:
         Is told of phases and epochs; ``end_epoch()`` may ask for an end of the phase.
     net : TransferNet or None, default=None
         The net of a training that goes on; None makes one.
+    mixing : float, default=1.0
+        WiSE-FT's coefficient: how far from the probe towards the weights at the end.
     """
 
     module: object
@@ -113,6 +115,8 @@ class Training:
     checkpoint: object = None
     tasks: object = None
     net: TransferNet | None = None
+    mixing: float = 1.0
+    _probe: dict | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
         if self.net is not None:
@@ -158,7 +162,8 @@ class Training:
         Returns
         -------
         TransferNet
-            The trained net, with the best weights where there is a validation part.
+            The trained net: weights between those of the probe, if there was one, and
+            the last; or the best, where there is a validation part.
         """
         learns = {p.stage for phase in phases for p in phase.stages if p.lr_factor}
         self.module.learns = frozenset(learns)
@@ -177,6 +182,7 @@ class Training:
                 continue
             self._begin(number, phase, state)
             if not begun:
+                self._keep_probe(phases[:number], state)
                 with suppress(StopPhase):
                     self.net.notify("on_train_begin", X=self._train, y=None)
                 if self.best is not None and state is None:
@@ -189,14 +195,44 @@ class Training:
             self.net.notify("on_train_end", X=self._train, y=None)
         if self.best is not None:
             self.best.restore(self.net)
+        self._mix()
         if self.checkpoint is not None:
             self.checkpoint.remove()
         return self.net
 
     def _judge_start(self, before, goes_on):
-        probe = any(phase.solver == "exact" for phase in before)
+        probe = _has_probe(before)
         if probe or goes_on:
             self.best.try_start(self.net, self._valid, is_probe=probe)
+
+    def _keep_probe(self, before, state):
+        if state is not None:
+            self._probe = state["probe"]
+        elif self.mixing < 1 and _has_probe(before):
+            self._probe = self.module.snapshot()
+
+    def _mix(self):
+        """Go back part of the way to the probe, unless that is known to be worse."""
+        if self._probe is None:
+            return
+        self.module.restore(self._probe, 1 - self.mixing)
+        self._probe = None
+        if self.best is not None:
+            self.best.try_weights(self.net, self._valid)
+            self.best.restore(self.net)
+
+    @contextmanager
+    def as_if_over(self):
+        """Let the module have the weights that it would end with if it stopped now."""
+        if self._probe is None:
+            yield
+            return
+        trained = self.module.snapshot()
+        self.module.restore(self._probe, 1 - self.mixing)
+        try:
+            yield
+        finally:
+            self.module.restore(trained)
 
     def _check_that_all_learn(self, phases):
         for phase in phases:
@@ -314,6 +350,7 @@ class Training:
             phase=number,
             epoch=epoch,
             module=self.module.snapshot(),
+            probe=self._probe,
             optimizer=net.optimizer_.state_dict(),
             schedule=net.schedule_.state_dict(),
             penalty={} if net.penalty_ is None else net.penalty_.state_dict(),
@@ -357,44 +394,5 @@ class Training:
                 step()
 
 
-def check_optimizer(optimizer, optimizer_params, lr, weight_decay, lr_schedule):
-    """Raise for parameters that no optimizer or schedule can be made of."""
-    module = torch.nn.Module()
-    module.weight = torch.nn.Parameter(torch.zeros(2, 2))
-    groups = parameter_groups([("all", module, 1.0)], lr, weight_decay)
-    made = make_optimizer(optimizer, groups, optimizer_params)
-    if not callable(lr_schedule):  # a callable may count on the real groups
-        Schedule(made, lr_schedule, 1)
-
-
-def untrained_net(module, losses, batch_size, history=None):
-    """Wrap a fitted module into an initialized net.
-
-    Parameters
-    ----------
-    module : TransferModule
-        The module.
-    losses : list of callable
-        One a head.
-    batch_size : int
-        Rows a batch.
-    history : list of dict, default=None
-        Rows of an earlier history.
-
-    Returns
-    -------
-    TransferNet
-        The net.
-    """
-    net = TransferNet(
-        module.eval().requires_grad_(False),
-        losses=losses,
-        task_weights=[1.0] * len(losses),
-        seed=0,
-        batch_size=batch_size,
-        train_split=None,
-        verbose=0,
-    ).initialize()
-    if history is not None:
-        net.history_ = History(history)
-    return net
+def _has_probe(phases):
+    return any(phase.solver == "exact" for phase in phases)

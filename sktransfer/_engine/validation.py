@@ -49,15 +49,19 @@ class BestWeights(Callback):
 
     def try_start(self, net, dataset, is_probe):
         """Make the state before the first step a candidate."""
+        self.gained_score = self.try_weights(net, dataset)
+        if is_probe:
+            self.probe_score = self.gained_score
+
+    def try_weights(self, net, dataset):
+        """Make what the net's weights are now a candidate; return their score."""
         total, n = 0.0, 0
         for batch in net.get_iterator(dataset, training=False):
             step = net.validation_step(batch)
             self.on_batch_end(net, batch=batch, training=False, **step)
             total += float(step["loss"]) * len(batch[0])
             n += len(batch[0])
-        self.gained_score = self._take(net, total / n)
-        if is_probe:
-            self.probe_score = self.gained_score
+        return self._take(net, total / n)
 
     def on_epoch_begin(self, net, **kwargs):  # noqa: ARG002
         """Forget outputs of an epoch that was cut short."""

@@ -17,6 +17,8 @@ class Strategy(BaseEstimator):
     # What the head sees; only a frozen backbone can hand on anything else.
     layer = POOLED
     pooling = "avg"
+    # How far the fitted weights are from the probe towards the trained ones.
+    mixing = 1.0
 
     def validate(self):
         """Raise scikit-learn's error for a parameter out of its range."""

@@ -36,6 +36,11 @@ class FineTuning(Strategy):
     batch_norm : {"affine", "frozen", "train"}, default="affine"
         In the stages that learn: train scale and shift of the batch norms and keep the
         statistics; keep both; or train and update everything.
+    mixing : float in (0, 1], default=0.5
+        Where a fit ends, on the straight line from the linear probe (0) to the trained
+        weights (1): WiSE-FT's mixing coefficient. With early stopping the trained
+        weights stay where they score better. Without effect where no head is solved
+        exactly at the start, and in training that goes on from an earlier fit.
 
     See Also
     --------
@@ -47,7 +52,8 @@ class FineTuning(Strategy):
     Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification",
     ACL 2018 (learning rates by layer); Kumar et al., "Fine-Tuning can Distort
     Pretrained Features and Underperform Out-of-Distribution", ICLR 2022 (LP-FT); Lee et
-    al., "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts", ICLR 2023.
+    al., "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts", ICLR 2023;
+    Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), CVPR 2022.
 
     Examples
     --------
@@ -66,6 +72,7 @@ class FineTuning(Strategy):
         "init": [StrOptions({"linear_probe", "random"})],
         "freeze_epochs": [Interval(Integral, 0, None, closed="left")],
         "batch_norm": [StrOptions({"affine", "frozen", "train"})],
+        "mixing": [Interval(Real, 0, 1, closed="right")],
     }
 
     def __init__(
@@ -76,6 +83,7 @@ class FineTuning(Strategy):
         init="linear_probe",
         freeze_epochs=1,
         batch_norm="affine",
+        mixing=0.5,
     ):
         self.unfreeze = unfreeze
         self.backbone_lr_ratio = backbone_lr_ratio
@@ -83,6 +91,7 @@ class FineTuning(Strategy):
         self.init = init
         self.freeze_epochs = freeze_epochs
         self.batch_norm = batch_norm
+        self.mixing = mixing
 
     def _phases(self, stages, head, in_the_way):  # noqa: ARG002
         names, kind = chosen_stages(self.unfreeze, stages)

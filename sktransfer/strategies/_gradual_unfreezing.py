@@ -38,6 +38,11 @@ class GradualUnfreezing(Strategy):
     batch_norm : {"affine", "frozen", "train"}, default="affine"
         In the stages that learn: train scale and shift of the batch norms and keep the
         statistics; keep both; or train and update everything.
+    mixing : float in (0, 1], default=0.5
+        Where a fit ends, on the straight line from the linear probe (0) to the trained
+        weights (1): WiSE-FT's mixing coefficient. With early stopping the trained
+        weights stay where they score better. Without effect where no head is solved
+        exactly at the start, and in training that goes on from an earlier fit.
 
     See Also
     --------
@@ -46,7 +51,8 @@ class GradualUnfreezing(Strategy):
     References
     ----------
     Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification"
-    (ULMFiT), ACL 2018.
+    (ULMFiT), ACL 2018; Wortsman et al., "Robust fine-tuning of zero-shot models"
+    (WiSE-FT), CVPR 2022.
 
     Examples
     --------
@@ -68,6 +74,7 @@ class GradualUnfreezing(Strategy):
         "lr_decay": [Interval(Real, 0, None, closed="neither")],
         "backbone_lr_ratio": [Interval(Real, 0, None, closed="neither")],
         "batch_norm": [StrOptions({"affine", "frozen", "train"})],
+        "mixing": [Interval(Real, 0, 1, closed="right")],
     }
 
     def __init__(
@@ -78,6 +85,7 @@ class GradualUnfreezing(Strategy):
         lr_decay=1 / 2.6,
         backbone_lr_ratio=0.1,
         batch_norm="affine",
+        mixing=0.5,
     ):
         self.epochs_per_stage = epochs_per_stage
         self.start = start
@@ -85,6 +93,7 @@ class GradualUnfreezing(Strategy):
         self.lr_decay = lr_decay
         self.backbone_lr_ratio = backbone_lr_ratio
         self.batch_norm = batch_norm
+        self.mixing = mixing
 
     def _phases(self, stages, head, in_the_way):  # noqa: ARG002
         counted = counted_stages(stages)

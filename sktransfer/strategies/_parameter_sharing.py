@@ -37,6 +37,9 @@ class ParameterSharing(FineTuning):
         For how many epochs a head that is not linear trains alone at first.
     batch_norm : {"affine", "frozen", "train"}, default="affine"
         What learns in batch norms, as in :class:`FineTuning`.
+    mixing : float in (0, 1], default=0.5
+        Between the linear probe (0) and the trained weights (1), as in
+        :class:`FineTuning`.
 
     See Also
     --------
@@ -74,6 +77,7 @@ class ParameterSharing(FineTuning):
         init="linear_probe",
         freeze_epochs=1,
         batch_norm="affine",
+        mixing=0.5,
     ):
         super().__init__(
             unfreeze=unfreeze,
@@ -82,6 +86,7 @@ class ParameterSharing(FineTuning):
             init=init,
             freeze_epochs=freeze_epochs,
             batch_norm=batch_norm,
+            mixing=mixing,
         )
         self.penalty = penalty
         self.strength = strength
