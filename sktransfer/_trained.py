@@ -162,6 +162,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
         self._join(fit)
         module = start if goes_on else self._start_module(fit, phases)
         training = self._training(fit, module, best=best, checkpoint=checkpoint)
+        training.mixing = fit.strategy.mixing
         training.tasks = FitTasks(
             self, phases, fit.data, lambda: self._snapshot(training, fit)
         )
@@ -219,7 +220,6 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
             lambda: segments_up_to(base.segments(), layer),
             task,
             recipe,
-            mixing=fit.strategy.mixing,
             **more,
         )
 
