@@ -1,5 +1,7 @@
 """Running phases: their order, their ends, going on after a stop, one more epoch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -445,6 +447,33 @@ def test_weights_between_are_kept_where_they_score_better(scores, winner, best_s
     assert_same_bits(state_of(training), expected)
     assert training.best.best_score == best_score
     assert training.best.probe_score == scores[0]
+
+
+def test_barrier_between_the_probe_and_what_was_trained_is_told(monkeypatch):
+    losses = iter([3.0, 1.0, 2.0])  # between, probe, trained
+    training = make_training()
+    training.mixing, states = 0.5, []
+
+    def loss(dataset):
+        states.append(state_of(training))
+        return next(losses)
+
+    monkeypatch.setattr(training.net, "mean_loss", loss)
+    with pytest.warns(UserWarning, match="loss on training rows is 3, against 1"):
+        training.run([PROBE, TOP])
+    assert_same_bits(state_of(training), states[-1])
+    assert_same_bits(states[1], make_training().module.state_dict())
+
+
+def test_mean_loss_counts_each_row_once_whatever_the_batches():
+    training = make_training()
+    training.run([TOP])
+    rows = replace(training._plain(), rows=np.arange(13))
+    found = training.net.mean_loss(rows)
+    by_row = [
+        training.net.mean_loss(replace(rows, rows=np.array([row]))) for row in range(13)
+    ]
+    assert found == pytest.approx(np.mean(by_row), rel=1e-5)
 
 
 def test_untrained_net_computes_and_keeps_a_history():

@@ -223,6 +223,31 @@ class TransferNet(NeuralNet):
         loss.backward()
         return loss.detach()
 
+    def mean_loss(self, dataset, on_batch=None):
+        """Pass a dataset through the module as it is, and return the mean loss.
+
+        Parameters
+        ----------
+        dataset : Rows
+            The rows.
+        on_batch : callable, default=None
+            ``on_batch(batch=..., y_pred=..., loss=...)`` is told of each batch.
+
+        Returns
+        -------
+        float
+            Without penalties.
+        """
+        total, n = 0.0, 0
+        for batch in self.get_iterator(dataset, training=False):
+            step = self.validation_step(batch)
+            if on_batch is not None:
+                on_batch(batch=batch, **step)
+            _, weights = batch[1]
+            total += float(step["loss"]) * len(weights)
+            n += len(weights)
+        return total / n
+
     def _autocast(self):
         return autocast(torch.device(self.device), self.precision)
 

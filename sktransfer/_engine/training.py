@@ -1,7 +1,8 @@
 """Run the phases of a strategy: what is solved is solved, the rest is trained."""
 
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+import warnings
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ from skorch.history import History
 from torch import nn
 
 from sktransfer._engine.data import Rows, batches, split_batches
+from sktransfer._engine.mixing import Mixing
 from sktransfer._engine.net import StopPhase, TransferNet
 from sktransfer._engine.optimizers import make_optimizer, parameter_groups
 from sktransfer._engine.penalties import make_penalty
@@ -116,7 +118,7 @@ class Training:
     tasks: object = None
     net: TransferNet | None = None
     mixing: float = 1.0
-    _probe: dict | None = field(default=None, init=False, repr=False)
+    _mixing = None
 
     def __post_init__(self):
         if self.net is not None:
@@ -170,6 +172,7 @@ class Training:
         self._check_that_all_learn(phases)
         if state is None and self.checkpoint is not None:
             state = self.checkpoint.load()
+        self._mixing = Mixing(self.net, self.mixing, state and state["probe"])
         first, done, begun = 0, 0, False
         cuts = [following.cut for following in phases[1:]] + [None]
         if state is not None:
@@ -182,57 +185,53 @@ class Training:
                 continue
             self._begin(number, phase, state)
             if not begun:
-                self._keep_probe(phases[:number], state)
                 with suppress(StopPhase):
                     self.net.notify("on_train_begin", X=self._train, y=None)
-                if self.best is not None and state is None:
-                    self._judge_start(phases[:number], goes_on)
+                if state is None:
+                    self._start(phases[:number], goes_on)
                 begun = True
             self._train_phase(number, phase, done)
             self.tasks.end_phase()
             state, done = None, 0
         with suppress(StopPhase):
             self.net.notify("on_train_end", X=self._train, y=None)
-        if self.best is not None:
-            self.best.restore(self.net)
-        self._mix()
+        self._end()
         if self.checkpoint is not None:
             self.checkpoint.remove()
         return self.net
 
-    def _judge_start(self, before, goes_on):
-        probe = _has_probe(before)
-        if probe or goes_on:
+    def _start(self, before, goes_on):
+        probe = any(phase.solver == "exact" for phase in before)
+        if probe:
+            self._mixing.keep_probe()
+        if self.best is not None and (probe or goes_on):
             self.best.try_start(self.net, self._valid, is_probe=probe)
 
-    def _keep_probe(self, before, state):
-        if state is not None:
-            self._probe = state["probe"]
-        elif self.mixing < 1 and _has_probe(before):
-            self._probe = self.module.snapshot()
-
-    def _mix(self):
-        """Go back part of the way to the probe, unless that is known to be worse."""
-        if self._probe is None:
-            return
-        self.module.restore(self._probe, 1 - self.mixing)
-        self._probe = None
+    def _end(self):
+        """Take the best weights, or those between the probe and the last ones."""
+        mixing = self._mixing
         if self.best is not None:
+            self.best.restore(self.net)
+        if mixing.probe is None:
+            return
+        if self.best is not None:
+            mixing.move()
             self.best.try_weights(self.net, self._valid)
             self.best.restore(self.net)
+        elif problem := mixing.move_if_no_worse(self._plain()):
+            warnings.warn(problem, stacklevel=2)
+        mixing.probe = None
 
-    @contextmanager
     def as_if_over(self):
-        """Let the module have the weights that it would end with if it stopped now."""
-        if self._probe is None:
-            yield
-            return
-        trained = self.module.snapshot()
-        self.module.restore(self._probe, 1 - self.mixing)
-        try:
-            yield
-        finally:
-            self.module.restore(trained)
+        """Let the module have the weights that it would end with if it ended now."""
+        if self._mixing is None or self._mixing.probe is None:
+            return nullcontext()
+        return self._mixing.as_if_over(self._plain())
+
+    def _plain(self):
+        """Return the training rows without augmentation."""
+        source = self.task.activations(self._cut, training=False)
+        return replace(self._train, source=source)
 
     def _check_that_all_learn(self, phases):
         for phase in phases:
@@ -249,6 +248,7 @@ class Training:
                 )
 
     def _begin(self, number, phase, state):
+        self._cut = phase.cut
         self._train = self.task.dataset(phase.cut, training=True)
         self._valid = None
         if len(self.task.valid):
@@ -306,9 +306,7 @@ class Training:
             seed = derived_seed(self.recipe.seed, _PENALTY_ORDER)
             order = np.random.default_rng(seed).permutation(len(self._train))
             order = order[:_PENALTY_ROWS]
-            source = self.task.activations(phase.cut, training=False)
-            plain = replace(self._train, source=source)
-            some = batches(plain, order, self.recipe.batch_size, 0)
+            some = batches(self._plain(), order, self.recipe.batch_size, 0)
             images = self._of_images(some)
             penalty.prepare(images, self._loss_of_features, nn.Identity())
         return penalty
@@ -350,7 +348,7 @@ class Training:
             phase=number,
             epoch=epoch,
             module=self.module.snapshot(),
-            probe=self._probe,
+            probe=self._mixing.probe,
             optimizer=net.optimizer_.state_dict(),
             schedule=net.schedule_.state_dict(),
             penalty={} if net.penalty_ is None else net.penalty_.state_dict(),
@@ -373,6 +371,7 @@ class Training:
             Its number.
         """
         net = self.net
+        self._cut = phase.cut
         self._train = self.task.dataset(phase.cut, training=True)
         self._valid = None
         net.train_split = self._split
@@ -392,7 +391,3 @@ class Training:
         ):
             with suppress(StopPhase):
                 step()
-
-
-def _has_probe(phases):
-    return any(phase.solver == "exact" for phase in phases)

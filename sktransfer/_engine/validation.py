@@ -1,5 +1,7 @@
 """Early stopping: the best weights on the validation part, the probe's among them."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from skorch.callbacks import Callback
@@ -55,13 +57,8 @@ class BestWeights(Callback):
 
     def try_weights(self, net, dataset):
         """Make what the net's weights are now a candidate; return their score."""
-        total, n = 0.0, 0
-        for batch in net.get_iterator(dataset, training=False):
-            step = net.validation_step(batch)
-            self.on_batch_end(net, batch=batch, training=False, **step)
-            total += float(step["loss"]) * len(batch[0])
-            n += len(batch[0])
-        return self._take(net, total / n)
+        keep = partial(self.on_batch_end, net, training=False)
+        return self._take(net, net.mean_loss(dataset, keep))
 
     def on_epoch_begin(self, net, **kwargs):  # noqa: ARG002
         """Forget outputs of an epoch that was cut short."""
