@@ -38,9 +38,10 @@ class FineTuning(Strategy):
         statistics; keep both; or train and update everything.
     mixing : float in (0, 1], default=0.5
         Where a fit ends, on the straight line from the linear probe (0) to the trained
-        weights (1): WiSE-FT's mixing coefficient. With early stopping the trained
-        weights stay where they score better. Without effect where no head is solved
-        exactly at the start, and in training that goes on from an earlier fit.
+        weights (1): WiSE-FT's mixing coefficient. The trained weights stay where they
+        score better on the validation part of early stopping or, without one, where the
+        loss between is above that at both ends, with a warning. Without effect where no
+        head is solved exactly at the start, and in training that goes on from a fit.
 
     See Also
     --------
