@@ -232,8 +232,9 @@ def bits(estimator):
 
 def test_fine_tuning_reads_its_inputs_from_the_file_in_every_epoch(cache):
     first = classifier(FineTuning("top"), cache=cache, max_epochs=4).fit(X, Y)
-    # The probe's features, and what they were at the cut.
-    assert cache.info()[3:5] == (4 * 40, 2 * 40)
+    # The probe's features, and what they were at the cut. It is read in four epochs,
+    # and in the end, to judge two kinds of weights.
+    assert cache.info()[3:5] == ((4 + 2) * 40, 2 * 40)
     cache.close()  # as another session would find it
     again = classifier(FineTuning("top"), cache=cache, max_epochs=4).fit(X, Y)
     assert cache.info().misses == 2 * 40

@@ -218,7 +218,7 @@ class Training:
             mixing.move()
             self.best.try_weights(self.net, self._valid)
             self.best.restore(self.net)
-        elif problem := mixing.move_if_no_worse(self._plain()):
+        elif problem := mixing.move_if_no_worse(self._judges()):
             warnings.warn(problem, stacklevel=2)
         mixing.probe = None
 
@@ -226,7 +226,11 @@ class Training:
         """Let the module have the weights that it would end with if it ended now."""
         if self._mixing is None or self._mixing.probe is None:
             return nullcontext()
-        return self._mixing.as_if_over(self._plain())
+        return self._mixing.as_if_over(self._judges())
+
+    def _judges(self):
+        """Return the training rows, as something that is known of them already."""
+        return self._plain() if self.recipe.n_views is None else self._train
 
     def _plain(self):
         """Return the training rows without augmentation."""
