@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 
+import distributed
 import pytest
 from joblib import Parallel, delayed, parallel_config
 
@@ -50,7 +51,6 @@ def test_threads_inside_a_joblib_process_are_workers_too():
 
 
 def test_tasks_of_dask_are_workers():
-    distributed = pytest.importorskip("distributed")
     options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
     with (
         distributed.LocalCluster(processes=False, **options) as cluster,
