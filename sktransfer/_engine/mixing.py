@@ -48,7 +48,7 @@ class Mixing:
         Parameters
         ----------
         rows : Rows
-            Training rows, not augmented.
+            Training rows that are the same in each pass.
 
         Returns
         -------
@@ -58,22 +58,20 @@ class Mixing:
         module, rows = self.net.module_, _some(rows)
         trained = module.snapshot()
         self.move()
-        between, loss = module.snapshot(), self.net.mean_loss(rows)
+        loss = self.net.mean_loss(rows)
         module.restore(self.probe)
         at_probe = self.net.mean_loss(rows)
-        if not loss <= at_probe:
-            module.restore(trained)
-            at_end = self.net.mean_loss(rows)
-            if not loss <= at_end:
-                return (
-                    f"Parameter mixing: found {self.coefficient}, but there the loss "
-                    f"on training rows is {loss:.3g}, against {at_probe:.3g} for the "
-                    f"probe and {at_end:.3g} for what was trained, which was kept. The "
-                    "network has gone far from the one it started from. Lower `lr` or "
-                    "the strategy's `backbone_lr_ratio`, or pass mixing=1.0."
-                )
-        module.restore(between)
-        return ""
+        module.restore(trained)
+        if loss <= at_probe or loss <= (at_end := self.net.mean_loss(rows)):
+            self.move()
+            return ""
+        return (
+            f"Parameter mixing: found {self.coefficient}, but there the loss on "
+            f"training rows is {loss:.3g}, against {at_probe:.3g} for the probe and "
+            f"{at_end:.3g} for what was trained, which was kept. The network has gone "
+            "far from the one it started from. Lower `lr` or the strategy's "
+            "`backbone_lr_ratio`, or pass mixing=1.0."
+        )
 
     @contextmanager
     def as_if_over(self, rows):

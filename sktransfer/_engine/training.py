@@ -229,7 +229,7 @@ class Training:
         return self._mixing.as_if_over(self._judges())
 
     def _judges(self):
-        """Return the training rows, as something that is known of them already."""
+        """Return the training rows as the cache may know them: plain, or a view."""
         return self._plain() if self.recipe.n_views is None else self._train
 
     def _plain(self):

@@ -39,11 +39,8 @@ class GradualUnfreezing(Strategy):
         In the stages that learn: train scale and shift of the batch norms and keep the
         statistics; keep both; or train and update everything.
     mixing : float in (0, 1], default=0.5
-        Where a fit ends, on the straight line from the linear probe (0) to the trained
-        weights (1): WiSE-FT's mixing coefficient. The trained weights stay where they
-        score better on the validation part of early stopping or, without one, where the
-        loss between is above that at both ends, with a warning. Without effect where no
-        head is solved exactly at the start, and in training that goes on from a fit.
+        Between the linear probe (0) and the trained weights (1), as in
+        :class:`FineTuning`.
 
     See Also
     --------
