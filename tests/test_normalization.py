@@ -79,6 +79,20 @@ def test_images_are_only_read():
     np.testing.assert_array_equal(np.stack(as_floats), before)
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_mirrored_and_sliced_arrays_are_images(axis, parallel):
+    pixels = [np.flip(p, axis) for p in images()]
+    pixels += [np.repeat(p, 2, axis=1)[:, ::2] for p in images()]
+    copies = [p.copy() for p in pixels]
+    torch.testing.assert_close(
+        normalized_batch(pixels, PREPROCESSING, CPU, parallel=parallel),
+        normalized_batch(copies, PREPROCESSING, CPU),
+        rtol=0,
+        atol=0,
+    )
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batch_on_cuda_is_that_of_the_cpu():

@@ -5,6 +5,8 @@ straight to its place in the batch: operations on whole batches take longer than
 networks themselves. To other devices 8-bit pixels travel as 8 bits.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 
@@ -45,8 +47,9 @@ def normalized_batch(pixels, preprocessing, device, out=None, parallel=True):
         On a CPU, an `empty_batch` of at least as many images to write into; None makes
         a new one.
     parallel : bool, default=True
-        On a CPU, whether torch's threads share the work. After it they wait busily for
-        more, and take the cores from an engine that has threads of its own.
+        On a CPU, whether torch's own threads share the work. After it they wait busily
+        for more, and take the cores from an engine that has threads of its own: as
+        many threads that end with the work do it then.
 
     Returns
     -------
@@ -57,21 +60,33 @@ def normalized_batch(pixels, preprocessing, device, out=None, parallel=True):
         return _normalized_there(pixels, preprocessing, device)
     size = len(pixels[0])
     batch = empty_batch(len(pixels), size) if out is None else out[: len(pixels)]
-    images = batch.permute(0, 2, 3, 1)
     # A line of pixels at a time: one pixel has too few values for a vector unit.
-    lines = images.view(len(pixels), size, size * 3)
-    factors, shift = _affine(preprocessing, size)
-    n_lines = size if parallel else max(1, _GRAIN // (3 * size))
-    for image, place, part in zip(pixels, images, lines, strict=True):
-        factor = factors[image.dtype == np.uint8]
-        for start in range(0, size, n_lines):
-            some = slice(start, start + n_lines)
-            if image.flags.writeable:
-                place[some].copy_(torch.from_numpy(image[some]))
-            else:  # torch would warn of what nobody does
-                place[some].numpy()[...] = image[some]
-            torch.addcmul(shift, part[some], factor, out=part[some])
+    lines = batch.permute(0, 2, 3, 1).view(len(pixels), size, size * 3)
+    affine = _affine(preprocessing, size)
+    if parallel:
+        _fill(lines, pixels, affine, size)
+        return batch
+    n = torch.get_num_threads()
+    n_lines = max(1, _GRAIN // (3 * size))
+    with ThreadPoolExecutor(n) as pool:
+        shares = [(lines[i::n], pixels[i::n], affine, n_lines) for i in range(n)]
+        list(pool.map(_fill, *zip(*shares, strict=True)))
     return batch
+
+
+def _fill(lines, pixels, affine, n_lines):
+    """Normalize images into their places, `n_lines` lines at a time."""
+    factors, shift = affine
+    for image, place in zip(pixels, lines, strict=True):
+        factor = factors[image.dtype == np.uint8]
+        for start in range(0, len(image), n_lines):
+            part = place[start : start + n_lines]
+            some = image[start : start + n_lines].reshape(part.shape)
+            if some.flags.writeable and min(some.strides) >= 0:
+                part.copy_(torch.from_numpy(some))
+            else:  # torch would warn of what nobody does, and knows no mirrored arrays
+                part.numpy()[...] = some
+            torch.addcmul(shift, part, factor, out=part)
 
 
 def _affine(preprocessing, size):
