@@ -90,6 +90,17 @@ def test_flattened_rows_are_a_square_or_one_row_unless_told():
     assert check_image_shape([4, 4, 3], 48) == (4, 4, 3)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_features", [3, 12, 75, 191, 4 * 32 * 32])
+def test_rows_that_are_hardly_colour_images_say_nothing(n_features):
+    check_image_shape(None, n_features)
+
+
+def test_rows_that_look_like_colour_images_ask_for_the_shape():
+    with pytest.warns(UserWarning, match=r"image_shape=\(32, 32, 3\)"):
+        assert check_image_shape(None, 3 * 32 * 32) == (1, 3072)
+
+
 @pytest.mark.parametrize(
     ("image_shape", "message"),
     [

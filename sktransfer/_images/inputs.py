@@ -4,6 +4,8 @@ One function decides; nothing is opened yet. Whoever reads X for an estimator fi
 `input_kind`, because flattened rows go through scikit-learn's own checks.
 """
 
+import math
+import warnings
 from numbers import Number
 
 import numpy as np
@@ -19,6 +21,8 @@ from sktransfer._images.items import (
 from sktransfer.exceptions import ImageShapeError
 
 _CHANNELS = (1, 3, 4)
+# Rows of 3 * side**2 numbers are taken for a table below it, as in small tests.
+_LIKELY_SIDE = 8
 _MOVE_AXIS = "np.moveaxis(X, 1, -1)"
 
 
@@ -334,8 +338,25 @@ def read_rows(X, image_shape, value_range):
 
 def default_image_shape(n_features):
     """Shape of flattened images nobody has described: a square, else one row."""
-    side = round(n_features**0.5)
-    return (side, side) if side * side == n_features else (1, n_features)
+    side = _side(n_features)
+    if side:
+        return side, side
+    side = _side(n_features // 3)
+    if n_features == 3 * side**2 and side >= _LIKELY_SIDE:
+        warnings.warn(
+            f"X: found rows of {n_features} numbers, which are read as images of one "
+            f"line of pixels. If they are colour images of {side} x {side} pixels, pass "
+            f"image_shape=({side}, {side}, 3). If their channels come first, pass "
+            f"np.moveaxis(X.reshape(-1, 3, {side}, {side}), 1, -1) as X.",
+            stacklevel=2,
+        )
+    return 1, n_features
+
+
+def _side(n_pixels):
+    """Side of the square of so many pixels; 0 if they are not one."""
+    side = math.isqrt(n_pixels)
+    return side if side * side == n_pixels else 0
 
 
 def check_image_shape(image_shape, n_features):
