@@ -20,15 +20,14 @@ def to_float(images):
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
 
 
-def random_crops(images, size, generator, scale=(0.35, 1.2)):
-    """Cut one random rectangle from each image, flip half of them, resize to `size`.
+def draw_crops(n, generator, scale=(0.35, 1.2)):
+    """Draw `n` rectangles, half of them mirrored, as affine maps (n, 2, 3).
 
     `scale` is the share of the image's area. Shares above one show the whole image
     smaller, with mirrored borders: the network then sees its images at (nearly) their
     own sharpness and not only enlarged, as users' large photographs look after they
     were made small.
     """
-    n = len(images)
 
     def uniform(low, high):
         return low + (high - low) * torch.rand(n, generator=generator)
@@ -37,20 +36,29 @@ def random_crops(images, size, generator, scale=(0.35, 1.2)):
     ratio = uniform(-LOG_RATIO, LOG_RATIO).mul(0.5).exp()
     width, height = side * ratio, side / ratio
     flip = (torch.rand(n, generator=generator) < 0.5).float() * 2 - 1
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = width * flip
-    theta[:, 1, 1] = height
-    theta[:, 0, 2] = uniform(-1, 1) * (1 - width).abs()
-    theta[:, 1, 2] = uniform(-1, 1) * (1 - height).abs()
-    grid = functional.affine_grid(theta, (n, 3, size, size), align_corners=False)
+    crops = torch.zeros(n, 2, 3)
+    crops[:, 0, 0] = width * flip
+    crops[:, 1, 1] = height
+    crops[:, 0, 2] = uniform(-1, 1) * (1 - width).abs()
+    crops[:, 1, 2] = uniform(-1, 1) * (1 - height).abs()
+    return crops
+
+
+def cut(images, crops, size):
+    """Cut a rectangle from each image and resize it to `size` px."""
+    shape = (len(images), 3, size, size)
+    grid = functional.affine_grid(crops, shape, align_corners=False)
     return functional.grid_sample(
         images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
 
 
-def jitter_colours(batch, generator, strength=0.3):
-    """Change brightness, contrast and saturation of each image a little, in place."""
-    factors = 1 + strength * (2 * torch.rand(3, len(batch), generator=generator) - 1)
+def jitter_colours(batch, draws, strength=0.3):
+    """Change brightness, contrast and saturation of each image a little, in place.
+
+    `draws` are numbers in [0, 1), shape (3, n).
+    """
+    factors = 1 + strength * (2 * draws - 1)
     brightness, contrast, saturation = factors.view(3, -1, 1, 1, 1)
     batch.mul_(brightness)
     mean = batch.mean((1, 2, 3), keepdim=True)

@@ -9,11 +9,22 @@ import argparse
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from augment import jitter_colours, normalize, random_crops, to_float
+from augment import cut, draw_crops, jitter_colours, normalize, to_float
 from PIL import Image
+from torch.nn import functional
+
+
+class Batch(NamedTuple):
+    """Pixels, the teacher's logits and features, and the labels' probabilities."""
+
+    pixels: torch.Tensor
+    logits: torch.Tensor
+    features: torch.Tensor
+    labels: torch.Tensor
 
 
 def decode(source, target):
@@ -58,7 +69,7 @@ class Pretraining:
         return len(self.labels)
 
     def pixels(self, rows):
-        """Images of sorted `rows`, as one float tensor per image size."""
+        """Images of `rows`, small ones first, as one float tensor per image size."""
         rows = np.asarray(rows)
         small = rows[rows < self.n_small]
         large = rows[rows >= self.n_small] - self.n_small
@@ -66,28 +77,65 @@ class Pretraining:
             to_float(self.images[s][r]) for s, r in ((64, small), (84, large)) if len(r)
         ]
 
-    def batches(self, epoch, seed, batch_size, sizes, scale):
-        """Yield augmented batches of one epoch; the next is made while one is used.
 
-        Each batch has one of `sizes`, drawn at random.
-        """
-        generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
-        order = torch.randperm(len(self), generator=generator)
-        order = order[: len(order) // batch_size * batch_size]
+class TaughtImages(Pretraining):
+    """New crops in every epoch, with the teacher's answers to the whole images."""
 
-        def make(rows):
-            rows = rows.sort().values
-            size = sizes[int(torch.randint(len(sizes), (1,), generator=generator))]
-            crops = [random_crops(x, size, generator, scale) for x in self.pixels(rows)]
-            return rows, normalize(jitter_colours(torch.cat(crops), generator))
+    def __init__(self, folder, n_classes):
+        super().__init__(folder, "train")
+        self.n_classes = n_classes
 
-        chunks = order.split(batch_size)
-        with ThreadPoolExecutor(1) as pool:
-            pending = pool.submit(make, chunks[0])
-            for chunk in chunks[1:]:
-                ready, pending = pending.result(), pool.submit(make, chunk)
-                yield ready
-            yield pending.result()
+        def load(what):
+            parts = [
+                np.load(folder / f"train-{s}-teacher-{what}.npy") for s in (64, 84)
+            ]
+            return torch.from_numpy(np.concatenate(parts))
+
+        self.logits, self.features = load("logits"), load("features")
+
+    def start(self, epoch):
+        """Nothing is kept from one epoch to the next."""
+
+    def scaler(self):
+        """Mean and standard deviation of the teacher's features."""
+        features = self.features.float()
+        return features.mean(0), features.std(0).clamp_min(1e-3)
+
+    def batch(self, rows, size, generator):
+        """New crops of sorted `rows`."""
+        crops = [cut(x, draw_crops(len(x), generator), size) for x in self.pixels(rows)]
+        draws = torch.rand(3, len(rows), generator=generator)
+        return Batch(
+            normalize(jitter_colours(torch.cat(crops), draws)),
+            self.logits[rows].float(),
+            self.features[rows].float(),
+            functional.one_hot(self.labels[rows], self.n_classes).float(),
+        )
+
+
+def batches(data, epoch, seed, batch_size, sizes, part=(0, 1)):
+    """Yield the batches of one epoch; the next is made while one is used.
+
+    Each batch has one of `sizes`, drawn at random. `part` is (i, n) for the i-th of n
+    processes that share every batch.
+    """
+    data.start(epoch)
+    generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
+    order = torch.randperm(len(data), generator=generator)
+    order = order[: len(order) // batch_size * batch_size]
+    i, n = part
+
+    def make(rows):
+        size = sizes[int(torch.randint(len(sizes), (1,), generator=generator))]
+        return data.batch(rows[i::n].sort().values, size, generator)
+
+    chunks = order.split(batch_size)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(make, chunks[0])
+        for chunk in chunks[1:]:
+            ready, pending = pending.result(), pool.submit(make, chunk)
+            yield ready
+        yield pending.result()
 
 
 if __name__ == "__main__":

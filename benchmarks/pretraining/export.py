@@ -12,21 +12,18 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-PREPROCESSING = {"image_size": 96, "resize_size": 96, "resize": "squash"}
 DATA = (
     "59k images of 64 to 84 px from 273 ImageNet classes (mini-ImageNet and "
     "Tiny-ImageNet, without ants and bees)"
 )
 TEACHER = "MobileNetV2 1.0 at 224 (TensorFlow's quantized release, Apache 2.0)"
-ADAPTED = f"{TEACHER}, fine-tuned on the same images at 128 px for one epoch"
-TEACHERS = {"teacher": TEACHER, "adapted": ADAPTED}
 LICENCE_NOTE = (
     "Trained on images under ImageNet's terms (non-commercial research), as "
     "torchvision's weights are."
 )
 
 
-def main(run, target, initial_card):
+def main(run, target, image_size, initial_card):
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     prefix = "features."
     trunk = {
@@ -35,17 +32,22 @@ def main(run, target, initial_card):
         if name.startswith(prefix) and not name.endswith("num_batches_tracked")
     }
     path = target / "mini.safetensors"
-    save_file(trunk, path, {"sktransfer.preprocessing": json.dumps(PREPROCESSING)})
+    preprocessing = {
+        "image_size": image_size,
+        "resize_size": image_size,
+        "resize": "squash",
+    }
+    save_file(trunk, path, {"sktransfer.preprocessing": json.dumps(preprocessing)})
     settings = {
         k: v for k, v in state["settings"].items() if isinstance(v, int | float | list)
     }
     card = {
         "architecture": "torchvision mobilenet_v3_small, features only",
         "n_features": 576,
-        "image_size": PREPROCESSING["image_size"],
+        "image_size": image_size,
         "data": DATA,
         "n_classes": 273,
-        "teacher": TEACHERS[state["settings"]["teacher"]],
+        "teacher": TEACHER,
         "settings": settings,
         "epochs": len(state["history"]),
         "validation_accuracy": state["history"][-1]["validation_accuracy"],
@@ -67,6 +69,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of train.py")
     parser.add_argument("target", type=Path, help="folder to write to")
+    parser.add_argument(
+        "--image-size", type=int, default=96, help="height and width to show, px"
+    )
     parser.add_argument(
         "--initial-card", type=Path, help="card of the weights the run started from"
     )

@@ -43,17 +43,17 @@ def predict(model, images, size):
         yield model.classifier(features), features
 
 
-def main(decoded, weights, size, name):
+def main(decoded, weights, size):
     torch.set_flush_denormal(True)
     model = load_teacher(weights)
     images, _ = load_part(decoded, "train")
     for source_size, stack in images.items():
-        target = decoded / f"train-{source_size}-{name}-logits.npy"
+        target = decoded / f"train-{source_size}-teacher-logits.npy"
         if target.exists():
             continue
         logits, features = zip(*predict(model, stack, size), strict=True)
         features = torch.cat(features).half().numpy()
-        np.save(decoded / f"train-{source_size}-{name}-features.npy", features)
+        np.save(decoded / f"train-{source_size}-teacher-features.npy", features)
         np.save(target, torch.cat(logits).half().numpy())
         print(f"{source_size} px: {len(features)} images", flush=True)
 
@@ -63,5 +63,4 @@ if __name__ == "__main__":
     parser.add_argument("decoded", type=Path, help="folder written by data.py")
     parser.add_argument("weights", type=Path, help="the teacher's .safetensors file")
     parser.add_argument("--size", type=int, default=160, help="image size, px")
-    parser.add_argument("--name", default="teacher", help="goes into the file names")
     main(**vars(parser.parse_args()))

@@ -5,8 +5,6 @@ straight to its place in the batch: operations on whole batches take longer than
 networks themselves. To other devices 8-bit pixels travel as 8 bits.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 
@@ -47,9 +45,9 @@ def normalized_batch(pixels, preprocessing, device, out=None, parallel=True):
         On a CPU, an `empty_batch` of at least as many images to write into; None makes
         a new one.
     parallel : bool, default=True
-        On a CPU, whether torch's own threads share the work. After it they wait busily
-        for more, and take the cores from an engine that has threads of its own: as
-        many threads that end with the work do it then.
+        On a CPU, whether torch's threads share the work. After it they wait busily for
+        more, and take the cores from an engine that has threads of its own. (Threads
+        of Python share it no faster than one does it alone.)
 
     Returns
     -------
@@ -63,14 +61,7 @@ def normalized_batch(pixels, preprocessing, device, out=None, parallel=True):
     # A line of pixels at a time: one pixel has too few values for a vector unit.
     lines = batch.permute(0, 2, 3, 1).view(len(pixels), size, size * 3)
     affine = _affine(preprocessing, size)
-    if parallel:
-        _fill(lines, pixels, affine, size)
-        return batch
-    n = torch.get_num_threads()
-    n_lines = max(1, _GRAIN // (3 * size))
-    with ThreadPoolExecutor(n) as pool:
-        shares = [(lines[i::n], pixels[i::n], affine, n_lines) for i in range(n)]
-        list(pool.map(_fill, *zip(*shares, strict=True)))
+    _fill(lines, pixels, affine, size if parallel else max(1, _GRAIN // (3 * size)))
     return batch
 
 

@@ -1,6 +1,6 @@
 """`mini`, the backbone that is shipped inside the package.
 
-The trunk of torchvision's mobilenet_v3_small, trained on images of 96 px; recipe in
+The trunk of torchvision's mobilenet_v3_small, shown images of 96 px; recipe in
 benchmarks/pretraining, card in mini.json.
 """
 
