@@ -345,8 +345,8 @@ def default_image_shape(n_features):
     if n_features == 3 * side**2 and side >= _LIKELY_SIDE:
         warnings.warn(
             f"X: found rows of {n_features} numbers, which are read as images of one "
-            f"line of pixels. If they are colour images of {side} x {side} pixels, pass "
-            f"image_shape=({side}, {side}, 3). If their channels come first, pass "
+            f"line of pixels. If they are colour images of {side} x {side} pixels, "
+            f"pass image_shape=({side}, {side}, 3). If their channels come first, pass "
             f"np.moveaxis(X.reshape(-1, 3, {side}, {side}), 1, -1) as X.",
             stacklevel=2,
         )
