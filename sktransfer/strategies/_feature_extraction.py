@@ -30,7 +30,7 @@ class FeatureExtraction(Strategy):
         features, as in LogisticRegression; Ridge's ``alpha`` is ``1 / (2 * C)``.
         Several hundred features and few labels want a small value, and so do targets
         that images say little about. ``"auto"`` is 0.01 for classes; for continuous
-        targets it is the value, of eleven from 1e-5 to 1, under which they are most
+        targets it is the value, of 41 from 1e-5 to 1, under which they are most
         likely (empirical Bayes), where weights count as repeated rows. Beside a table
         it is that of all images together, and the table's is chosen to match. Without
         effect on ``"gradient"``, which has ``weight_decay``.
