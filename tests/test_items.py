@@ -117,6 +117,11 @@ def test_relative_path_is_named_absolute_and_as_given(tmp_path, monkeypatch):
     )
 
 
+def test_url_is_told_from_a_path():
+    with pytest.raises(DecodeError, match=r"^https://host/7.jpg: a URL, .* bytes$"):
+        PathItem("https://host/7.jpg").load()
+
+
 def test_path_that_no_file_can_have_is_a_reason_not_a_crash():
     with pytest.raises(DecodeError, match="null byte"):
         PathItem("a\0.jpg").load()

@@ -70,6 +70,11 @@ class PathItem:
             with open(absolute, "rb") as file:
                 return EncodedItem(file.read()).load(keyed)
         except (OSError, ValueError) as error:
+            if "://" in self.path:
+                raise DecodeError(
+                    f"{self.path}: a URL, and images are not downloaded; save it and "
+                    "pass the file's path or its bytes"
+                ) from error
             reason = getattr(error, "strerror", None) or str(error)
             where = "" if absolute == self.path else f" (given as {self.path!r})"
             raise DecodeError(f"{absolute}{where}: {reason}") from error
