@@ -78,6 +78,12 @@ class Pretraining:
         ]
 
 
+def mean_and_scale(features):
+    """Mean and standard deviation of the teacher's features."""
+    features = features.float()
+    return features.mean(0), features.std(0).clamp_min(1e-3)
+
+
 class TaughtImages(Pretraining):
     """New crops in every epoch, with the teacher's answers to the whole images."""
 
@@ -92,14 +98,10 @@ class TaughtImages(Pretraining):
             return torch.from_numpy(np.concatenate(parts))
 
         self.logits, self.features = load("logits"), load("features")
+        self.scaler = mean_and_scale(self.features)
 
     def start(self, epoch):
         """Nothing is kept from one epoch to the next."""
-
-    def scaler(self):
-        """Mean and standard deviation of the teacher's features."""
-        features = self.features.float()
-        return features.mean(0), features.std(0).clamp_min(1e-3)
 
     def batch(self, rows, size, generator):
         """New crops of sorted `rows`."""
@@ -113,7 +115,7 @@ class TaughtImages(Pretraining):
         )
 
 
-def batches(data, epoch, seed, batch_size, sizes, part=(0, 1)):
+def batches(data, epoch, seed, batch_size, sizes, part):
     """Yield the batches of one epoch; the next is made while one is used.
 
     Each batch has one of `sizes`, drawn at random. `part` is (i, n) for the i-th of n

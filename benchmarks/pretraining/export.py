@@ -12,6 +12,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+PREPROCESSING = {"image_size": 96, "resize_size": 96, "resize": "squash"}
 DATA = (
     "59k images of 64 to 84 px from 273 ImageNet classes (mini-ImageNet and "
     "Tiny-ImageNet, without ants and bees)"
@@ -23,7 +24,7 @@ LICENCE_NOTE = (
 )
 
 
-def main(run, target, image_size, initial_card):
+def main(run, target, initial_card):
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     prefix = "features."
     trunk = {
@@ -32,19 +33,14 @@ def main(run, target, image_size, initial_card):
         if name.startswith(prefix) and not name.endswith("num_batches_tracked")
     }
     path = target / "mini.safetensors"
-    preprocessing = {
-        "image_size": image_size,
-        "resize_size": image_size,
-        "resize": "squash",
-    }
-    save_file(trunk, path, {"sktransfer.preprocessing": json.dumps(preprocessing)})
+    save_file(trunk, path, {"sktransfer.preprocessing": json.dumps(PREPROCESSING)})
     settings = {
         k: v for k, v in state["settings"].items() if isinstance(v, int | float | list)
     }
     card = {
         "architecture": "torchvision mobilenet_v3_small, features only",
         "n_features": 576,
-        "image_size": image_size,
+        "image_size": PREPROCESSING["image_size"],
         "data": DATA,
         "n_classes": 273,
         "teacher": TEACHER,
@@ -69,9 +65,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of train.py")
     parser.add_argument("target", type=Path, help="folder to write to")
-    parser.add_argument(
-        "--image-size", type=int, default=96, help="height and width to show, px"
-    )
     parser.add_argument(
         "--initial-card", type=Path, help="card of the weights the run started from"
     )

@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from augment import normalize, to_float
 from data import load_part
 from safetensors.torch import load_file
-
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 
 def load_teacher(path):
@@ -32,12 +30,13 @@ def load_teacher(path):
 def predict(model, images, size):
     """Yield (logits, features) of uint8 images (n, h, w, 3), 64 at a time."""
     for start in range(0, len(images), 64):
-        batch = torch.from_numpy(images[start : start + 64].copy())
-        batch = batch.permute(0, 3, 1, 2).float() / 255
         batch = torch.nn.functional.interpolate(
-            batch, size=(size, size), mode="bilinear", align_corners=False
+            to_float(images[start : start + 64].copy()),
+            size=(size, size),
+            mode="bilinear",
+            align_corners=False,
         )
-        batch = ((batch - MEAN) / STD).flip(-2)
+        batch = normalize(batch).flip(-2)
         batch = batch.to(memory_format=torch.channels_last)
         features = model.features(batch).mean((2, 3))
         yield model.classifier(features), features

@@ -106,7 +106,7 @@ def save(path, **content):
     partial.replace(path)
 
 
-def train_epoch(student, average, optimizer, data, scaler, epoch, args):
+def train_epoch(student, average, optimizer, data, epoch, args):
     student.train()
     rank, world = dist.get_rank(), dist.get_world_size()
     n_batches = len(data) // args.batch_size
@@ -117,7 +117,7 @@ def train_epoch(student, average, optimizer, data, scaler, epoch, args):
         step = epoch * n_batches + i
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.epochs * n_batches, args)
-        loss = distillation_loss(student(batch.pixels), batch, scaler, args)
+        loss = distillation_loss(student(batch.pixels), batch, data.scaler, args)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 5.0)
@@ -139,7 +139,6 @@ def main(args):
     args.run.mkdir(parents=True, exist_ok=True)
     data = load_data(args)
     validation = Pretraining(args.decoded, "val")
-    scaler = data.scaler()
     torch.manual_seed(args.seed)
     student = Student().to(memory_format=torch.channels_last)
     if args.initial:
@@ -165,7 +164,9 @@ def main(args):
         history = state["history"]
     for epoch in range(len(history), args.epochs):
         start = time.perf_counter()
-        loss = train_epoch(student, average, optimizer, data, scaler, epoch, args)
+        loss = train_epoch(student, average, optimizer, data, epoch, args)
+        if dist.get_rank() > 0:
+            continue
         row = {
             "epoch": epoch,
             "loss": loss,
@@ -173,8 +174,6 @@ def main(args):
             "seconds": time.perf_counter() - start,
         }
         history.append(row)
-        if dist.get_rank() > 0:
-            continue
         print(json.dumps(row), flush=True)
         save(
             checkpoint,
@@ -225,13 +224,16 @@ def parse_args():
         "ema": 0.9995,
     }.items():
         parser.add_argument(f"--{name}", type=float, default=default)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[96, 112, 128])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[80, 96, 112, 128])
     parser.add_argument(
         "--views", type=int, default=0, help="how many views.py made; 0: whole images"
     )
     parser.add_argument("--teacher", type=Path, help="the weights views.py was given")
     parser.add_argument("--initial", type=Path, help="weights to start from")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if bool(args.views) != bool(args.teacher):
+        parser.error("--views and --teacher go together")
+    return args
 
 
 if __name__ == "__main__":

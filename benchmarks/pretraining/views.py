@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from augment import cut, draw_crops, jitter_colours, normalize
-from data import Batch, Pretraining
+from data import Batch, Pretraining, mean_and_scale
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -80,20 +80,17 @@ class TaughtViews:
         classifier = load_file(weights)
         self.weight = classifier["classifier.1.weight"].float()
         self.bias = classifier["classifier.1.bias"].float()
+        self.start(0)
+        self.scaler = mean_and_scale(self.features)
+
+    def __len__(self):
+        return len(self.views)
 
     def start(self, epoch):
         """Open the view of an epoch."""
         number = epoch % self.n_views
         self.views = Views(self.folder, number)
         self.features = torch.from_numpy(np.load(answers(self.folder, number)))
-
-    def __len__(self):
-        return sum(len(np.load(self.folder / f"train-{s}-label.npy")) for s in (64, 84))
-
-    def scaler(self):
-        """Mean and standard deviation of the teacher's features."""
-        features = torch.from_numpy(np.load(answers(self.folder, 0))).float()
-        return features.mean(0), features.std(0).clamp_min(1e-3)
 
     def batch(self, rows, size, generator):
         """The views of sorted `rows`, half of them mirrored."""
@@ -143,6 +140,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("decoded", type=Path, help="folder written by data.py")
     parser.add_argument("weights", type=Path, help="the teacher's .safetensors file")
-    parser.add_argument("--n-views", type=int, default=6, help="views of each image")
+    parser.add_argument("--n-views", type=int, default=4, help="views of each image")
     parser.add_argument("--size", type=int, default=128, help="image size, px")
     main(**vars(parser.parse_args()))
