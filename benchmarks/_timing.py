@@ -46,6 +46,14 @@ def machine():
     )
 
 
+def device_name(device):
+    """What computes: the name of a GPU, or the device as it was given."""
+    import torch
+
+    is_cuda = torch.device(device).type == "cuda"
+    return torch.cuda.get_device_name(device) if is_cuda else str(device)
+
+
 def print_table(header, rows):
     """Print a Markdown table."""
     print("| " + " | ".join(header) + " |")

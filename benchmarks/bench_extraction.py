@@ -9,10 +9,12 @@
    in whose environment embetter[vision] and img2vec_pytorch are installed.
 
 Weights are random, which changes no speed, but those of `mini`: random ones hardly tell
-one image from another. The cache is off.
+one image from another. The cache is off. With `--device cuda` all networks compute in
+bfloat16, the plain loop's too.
 """
 
 import argparse
+import copy
 import json
 import subprocess
 import tempfile
@@ -22,7 +24,7 @@ import numpy as np
 import skimage
 import torch
 from _sets import DATA
-from _timing import alternate, machine, print_table
+from _timing import alternate, device_name, machine, print_table
 from PIL import Image
 
 from sktransfer import FeatureExtractorTransformer
@@ -46,24 +48,25 @@ PEERS = Path(__file__).with_name("_peers.py")
 
 def plain_loop(transformer, images):
     """What one writes by hand: one image after the other, then a batch."""
-    network, preprocessing = (
-        transformer.backbone_.trunk,
-        (transformer.backbone_.preprocessing),
-    )
-    mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
-    std = torch.tensor(preprocessing.std).view(3, 1, 1)
+    preprocessing = transformer.backbone_.preprocessing
+    device = torch.device(transformer.device)
+    network = copy.deepcopy(transformer.backbone_.trunk).to(device)
+    mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
+    half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
     def run():
         features = []
-        with torch.no_grad():
+        with torch.no_grad(), half:
             for start in range(0, len(images), BATCH_SIZE):
                 batch = [
                     torch.from_numpy(preprocessing.pixels(open_rgb(image)).copy())
                     for image in images[start : start + BATCH_SIZE]
                 ]
-                pixels = torch.stack(batch).permute(0, 3, 1, 2).contiguous().float()
+                pixels = torch.stack(batch).to(device).permute(0, 3, 1, 2)
+                pixels = pixels.contiguous().float()
                 features.append(network((pixels / 255 - mean) / std))
-        return torch.cat(features).numpy()
+        return torch.cat(features).float().cpu().numpy()
 
     return run
 
@@ -72,13 +75,14 @@ def engine_alone(transformer, n_images):
     """The network as the engine runs it, on one batch again and again."""
     job = transformer._job(("pooled", "avg"))
     size = transformer.backbone_.preprocessing.image_size
-    batch = torch.randn(BATCH_SIZE, 3, size, size)
+    batch = torch.randn(BATCH_SIZE, 3, size, size, device=transformer.device)
     batch = batch.contiguous(memory_format=torch.channels_last)
 
     def run():
         with torch.inference_mode():
             for _ in range(-(-n_images // BATCH_SIZE)):
-                job.network(batch)
+                output = job.network(batch)
+            output.sum().item()  # until a GPU is done
 
     return run
 
@@ -89,21 +93,27 @@ def open_rgb(image):
     return Image.open(image).convert("RGB")
 
 
-def fitted(name, images, engine="eager"):
-    weights = "default" if name == "mini" else None  # it is shipped
+def fitted(name, images, engine="eager", device="cpu"):
     return FeatureExtractorTransformer(
-        name, weights=weights, cache=None, batch_size=BATCH_SIZE, engine=engine
+        name,
+        weights="default" if name == "mini" else None,  # it is shipped
+        cache=None,
+        batch_size=BATCH_SIZE,
+        engine=engine,
+        device=device,
     ).fit(images)
 
 
-def compare(name, images, repeats, engines):
+def compare(name, images, repeats, engines, device):
     """One row of a table: images/s of each way, and what is to be compared."""
-    candidates = {"plain": plain_loop(fitted(name, images[:1]), images)}
+    candidates = {"plain": plain_loop(fitted(name, images[:1], device=device), images)}
     expected = candidates["plain"]()
+    # bfloat16 has three significant digits, in every layer.
+    tolerance = 1e-3 if device == "cpu" else 0.05 * float(np.abs(expected).max())
     for engine in engines:
-        transformer = fitted(name, images[:1], engine)
+        transformer = fitted(name, images[:1], engine, device)
         np.testing.assert_allclose(
-            transformer.transform(images), expected, rtol=1e-3, atol=1e-3
+            transformer.transform(images), expected, rtol=1e-3, atol=tolerance
         )
         candidates[engine] = lambda t=transformer: t.transform(images)
         candidates[engine, "alone"] = engine_alone(transformer, len(images))
@@ -118,11 +128,11 @@ def compare(name, images, repeats, engines):
     return row
 
 
-def print_comparison(names, images_of, repeats, engines):
+def print_comparison(names, images_of, repeats, engines, device):
     header = ["backbone", "plain loop, images/s"]
     for engine in engines:
         header += [f"{engine}, images/s", "x plain", "x engine alone"]
-    rows = (compare(name, images_of(name), repeats, engines) for name in names)
+    rows = (compare(name, images_of(name), repeats, engines, device) for name in names)
     print_table(header, rows)
 
 
@@ -218,20 +228,21 @@ def print_peers(python, paths, repeats, engines):
     )
 
 
-def main(images, repeats, backbones, engines, parts, large, peers):
-    print(f"{machine()}; median of {repeats} alternating runs, batch {BATCH_SIZE}\n")
+def main(images, repeats, backbones, engines, parts, large, peers, device):
+    print(f"{machine()}; median of {repeats} alternating runs, batch {BATCH_SIZE}")
+    print(f"{device_name(device)}\n")
     if "arrays" in parts:
         more = ", ".join(f"{times} times as many of {n}" for n, times in MORE.items())
         print(f"{images} arrays of the network's own size; {more}\n")
         print_comparison(
-            backbones, lambda name: arrays_of(name, images), repeats, engines
+            backbones, lambda name: arrays_of(name, images), repeats, engines, device
         )
     few = [name for name in ("mini", "mobilenet_v3_small") if name in backbones]
     with tempfile.TemporaryDirectory() as folder:
         if "jpegs" in parts:
             print("\n300 JPEG files of 480x360 pixels\n")
             paths = write_jpegs(300, folder)
-            print_comparison(few, lambda _: paths, repeats, engines)
+            print_comparison(few, lambda _: paths, repeats, engines, device)
         if "large" in parts:
             print(f"\n{large} JPEG files of 4000x3000 pixels\n")
             paths = write_large_jpegs(large, folder)
@@ -254,4 +265,5 @@ if __name__ == "__main__":
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--large", type=int, default=24, help="number of large JPEGs")
     parser.add_argument("--peers", help="Python with embetter and img2vec_pytorch")
+    parser.add_argument("--device", default="cpu", help="for arrays and jpegs")
     main(**vars(parser.parse_args()))

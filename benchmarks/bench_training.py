@@ -17,7 +17,7 @@ import time
 
 import numpy as np
 import torch
-from _timing import machine, print_table
+from _timing import device_name, machine, print_table
 from torch import nn
 from torch.nn import functional
 
@@ -135,7 +135,7 @@ def main(args):
             # The first epoch of each run warms caches and kernels up.
             seconds[name] += run(copy.copy(args), X, y)[1:]
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    print(machine())
+    print(f"{machine()}; {device_name(args.device)}")
     rows = [
         [name, f"{s:.2f}", f"{args.n / s:.0f}", f"{medians['by hand'] / s:.2f}"]
         for name, s in medians.items()

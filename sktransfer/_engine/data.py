@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from sktransfer._engine.normalization import normalized_batch
+from sktransfer._engine.normalization import normalized_batch, stacked
 from sktransfer._engine.prefix import (
     LoadedRow,
     load_in_portions,
@@ -194,8 +194,7 @@ class Activations:
             return self._forward([pixels for _, _, pixels in loaded])
         values = {key: known for key, known, _ in loaded if known is not None}
         values |= self._computed({k: p for k, known, p in loaded if known is None})
-        batch = torch.from_numpy(np.stack([values[row.key] for row in loaded]))
-        batch = batch.to(self.device)
+        batch = stacked([values[row.key] for row in loaded], self.device)
         if batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
         return batch

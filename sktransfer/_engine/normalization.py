@@ -5,6 +5,8 @@ straight to its place in the batch: operations on whole batches take longer than
 networks themselves. To other devices 8-bit pixels travel as 8 bits.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -94,10 +96,41 @@ def _normalized_there(pixels, preprocessing, device):
             p.astype(np.float32) / np.float32(255) if p.dtype == np.uint8 else p
             for p in pixels
         ]
-    batch = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2)
+    batch = stacked(pixels, device).permute(0, 3, 1, 2)
     if batch.dtype == torch.uint8:
         batch = batch.float().div_(255)
-    shape = (1, 3, 1, 1)
-    mean = torch.tensor(preprocessing.mean, device=device).view(shape)
-    std = torch.tensor(preprocessing.std, device=device).view(shape)
+    mean, std = _statistics(preprocessing.mean, preprocessing.std, device)
     return ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _statistics(mean, std, device):
+    """Mean and standard deviation on a device, sent there once."""
+    with torch.inference_mode(False):  # what trains may use them, too
+        return [torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std)]
+
+
+def stacked(arrays, device):
+    """Stack arrays of one shape into a tensor on a device.
+
+    Parameters
+    ----------
+    arrays : list of ndarray
+        What to stack.
+    device : torch.device
+        Where the tensor goes.
+
+    Returns
+    -------
+    torch.Tensor of shape (len(arrays), ...)
+        The arrays, of their common dtype.
+    """
+    if device.type != "cuda":
+        return torch.from_numpy(np.stack(arrays)).to(device)
+    # A GPU fetches from locked memory by itself. Torch keeps that memory and gives it
+    # out again when it has been read.
+    dtype = torch.from_numpy(np.empty(0, np.result_type(*arrays))).dtype
+    shape = len(arrays), *arrays[0].shape
+    host = torch.empty(shape, dtype=dtype, pin_memory=True)
+    np.stack(arrays, out=host.numpy())
+    return host.to(device, non_blocking=True)
