@@ -185,7 +185,7 @@ class ImageEstimator(BaseEstimator):
         readable image raise, are NaN, or are told to the list `problems`. What new
         images are at `cut` stays in the cache for the Activations `beside`.
         """
-        from sktransfer._engine.prefix import raise_problems
+        from sktransfer._engine.reading import raise_problems
         from sktransfer._engine.threads import threads_of_worker
 
         with threads_of_worker():

@@ -13,7 +13,13 @@ _SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_configure(config):
-    """Let the processes of ``-n`` share the cores: together they must not take more."""
+    """Let the processes of ``-n`` share the cores: together they must not take more.
+
+    What is compared to the last bits is compared on the CPU. A GPU is hidden, from
+    worker processes too, unless ``-m gpu`` asks for it.
+    """
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     n_processes = getattr(config.option, "numprocesses", None)
     if n_processes:
         share = max(1, (os.cpu_count() or 1) // n_processes)

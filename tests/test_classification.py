@@ -13,7 +13,7 @@ from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 
 from sktransfer import FeatureExtraction, FineTuning, GradualUnfreezing, MLPHead
-from sktransfer._engine.prefix import normalized_batch
+from sktransfer._engine.normalization import normalized_batch
 
 STRATEGIES = ["feature_extraction", "fine_tuning", FeatureExtraction("gradient")]
 

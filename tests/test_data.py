@@ -19,7 +19,7 @@ from sktransfer._engine.data import (
     epoch_order,
     split_batches,
 )
-from sktransfer._engine.prefix import normalized_batch
+from sktransfer._engine.normalization import normalized_batch
 from sktransfer._images.inputs import read_items, read_pixels
 from sktransfer._images.preprocessing import Preprocessing
 from sktransfer._randomness import seeded_globals

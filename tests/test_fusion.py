@@ -369,7 +369,7 @@ def test_gradients_change_the_trunk_and_the_weights_of_the_table(strategy, photo
 
 def batch_of(fitted, X):
     """X as the skorch net wants it."""
-    from sktransfer._engine.prefix import normalized_batch
+    from sktransfer._engine.normalization import normalized_batch
 
     rows = fitted._read_images(X, reset=False)
     fitted._features(rows)

@@ -99,6 +99,27 @@ def failing_at(batch, **parameters):
     return transformer, sizes, handle
 
 
+def breaking_off(read, n):
+    """Return a reader that fails at the n-th image."""
+    done = []
+
+    def reader(*args, **options):
+        if len(done) == n:
+            raise MemoryError("no memory for this image")
+        done.append(None)
+        return read(*args, **options)
+
+    return reader
+
+
+@pytest.fixture(params=["in turn", "beside"])
+def order(request, monkeypatch):
+    """Whether the next batch is gathered while the network has one, as on a GPU."""
+    if request.param == "beside":
+        monkeypatch.setattr(PrefixJob, "runs_beside", True)
+
+
+@pytest.mark.usefixtures("order")
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_failure_keeps_earlier_rows_and_says_how_many(n_jobs):
     X = noise(80)
@@ -123,6 +144,22 @@ def test_failure_without_a_cache_promises_none():
     assert caught.value.__notes__ == ["Rows before 16 of 40 had been computed."]
 
 
+@pytest.mark.usefixtures("order")
+def test_image_that_cannot_be_read_leaves_the_batch_that_the_network_has(monkeypatch):
+    transformer, sizes = fitted(n_jobs=1)
+    X = noise(80)
+    expected = clone(transformer).set_params(cache=None).fit_transform(X)
+    monkeypatch.setattr(PrefixJob, "_pixels_of", breaking_off(PrefixJob._pixels_of, 40))
+    with pytest.raises(MemoryError) as caught:
+        transformer.transform(X)
+    assert caught.value.__notes__[0].startswith("Rows before 32 of 80")
+    assert len(SHARED) == 32
+    monkeypatch.undo()
+    np.testing.assert_array_equal(transformer.transform(X), expected)
+    assert sum(sizes) == 80
+
+
+@pytest.mark.usefixtures("order")
 def test_failure_of_the_last_short_batch_counts_the_full_ones():
     transformer, _, _ = failing_at(3)
     with pytest.raises(RuntimeError) as caught:
@@ -188,6 +225,34 @@ def test_failure_leaves_no_claim_behind(n_jobs):
     handle.remove()
     assert SHARED._claims == {}
     assert np.isfinite(transformer.transform(X)).all()
+
+
+def test_next_batch_is_gathered_while_the_network_has_one(monkeypatch):
+    transformer, _ = fitted(cache=None)
+    X, ready, done = noise(64), [], []
+    expected = transformer.transform(X)
+    normalized, forward = PrefixJob.normalized, PrefixJob.forward
+
+    def watched_normalized(job, pixels, turn):
+        batch = normalized(job, pixels, turn)
+        ready.append(turn)
+        return batch
+
+    def watched_forward(job, batch):
+        # Of the four batches, all but the last wait for the one after them.
+        deadline = time.monotonic() + 60
+        while len(ready) < min(4, len(done) + 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        done.append(len(batch))
+        return forward(job, batch)
+
+    monkeypatch.setattr(PrefixJob, "runs_beside", True)
+    monkeypatch.setattr(PrefixJob, "normalized", watched_normalized)
+    monkeypatch.setattr(PrefixJob, "forward", watched_forward)
+    np.testing.assert_array_equal(transformer.transform(X), expected)
+    assert ready == [0, 1, 0, 1]
+    assert done == [16] * 4
 
 
 def test_short_batches_are_filled_up_to_sixteen_rows():

@@ -13,7 +13,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sktransfer import FeatureExtraction, FineTuning, MLPHead, ParameterSharing
-from sktransfer._engine.prefix import normalized_batch
+from sktransfer._engine.normalization import normalized_batch
 
 NAN = np.nan
 STRATEGIES = [FeatureExtraction(C=1.0), FineTuning(), FeatureExtraction("gradient")]

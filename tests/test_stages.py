@@ -6,7 +6,7 @@ from collections import OrderedDict
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 from torchvision import models, ops
 
 from sktransfer.backbones import get_backbone
@@ -414,6 +414,20 @@ class Untraceable(Scaled):
         return super().forward(batch if batch.sum() > 0 else -batch)
 
 
+@pytest.fixture(params=["this torch", "torch 2.11"])
+def torch_or_older(request, monkeypatch):
+    """Older versions of torch make all buffers of a graph persistent."""
+    if request.param == "torch 2.11":
+        copy_attribute = fx.graph_module._copy_attr
+
+        def older(from_module, to_module, target):
+            copy_attribute(from_module, to_module, target)
+            to_module._non_persistent_buffers_set.discard(target)
+
+        monkeypatch.setattr(fx.graph_module, "_copy_attr", older)
+
+
+@pytest.mark.usefixtures("torch_or_older")
 @pytest.mark.parametrize("kind", [Scaled, Untraceable])
 def test_segments_are_copied_and_moved_with_all_their_tensors(kind):
     backbone = opened(kind())

@@ -39,7 +39,7 @@ from sktransfer import (
 )
 from sktransfer._cache.memory import SHARED
 from sktransfer._engine.data import Activations
-from sktransfer._engine.prefix import normalized_batch
+from sktransfer._engine.normalization import normalized_batch
 from sktransfer.exceptions import InvalidImageError
 
 STOPPING = {"early_stopping": True, "validation_fraction": 0.4}

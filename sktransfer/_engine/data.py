@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from sktransfer._engine.normalization import normalized_batch, stacked
-from sktransfer._engine.prefix import (
+from sktransfer._engine.reading import (
     LoadedRow,
     load_in_portions,
     load_rows,

@@ -32,9 +32,11 @@ def resolve_device(device):
         resolved = torch.device(device)
         torch.empty(1, device=resolved).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # CUDA adds lines of advice to those who develop kernels.
+        reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"Parameter device: {device!r} cannot be used here ({error}). Pass 'auto', "
-            "'cpu' or a device this machine has."
+            f"Parameter device: {device!r} cannot be used here ({reason}). Pass "
+            "'auto', 'cpu' or a device this machine has."
         ) from error
     return resolved
 

@@ -12,24 +12,20 @@ Where kernels are chosen by the number of rows, off the CPU and in networks with
 squeeze-and-excitation, it is filled up to `batch_size`.
 """
 
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from sktransfer._engine.normalization import empty_batch, normalized_batch
+from sktransfer._engine.reading import load_in_portions, load_rows, read_pixels
 from sktransfer._images.decode import DecodeError
-from sktransfer._images.items import ready_pixels
-from sktransfer._images.loading import map_ordered
-from sktransfer.exceptions import InvalidImageError
 
 MIN_ROWS = 16
 _BATCHES_AHEAD = 2
-# Rows that are looked up together: a store in a file wants portions.
-_PORTION = 16
 
 
 @dataclass
@@ -112,7 +108,7 @@ class PrefixJob:
     tap: Tap | None = None
     parallel: bool = True
     problems: list = field(default_factory=list)
-    _input: torch.Tensor | None = field(default=None, repr=False)
+    _inputs: list = field(default_factory=list, repr=False)
 
     def run(self, images):
         """Compute the activations of all images.
@@ -140,7 +136,7 @@ class PrefixJob:
 
     def _sweep(self, images, rows, output):
         """Compute what nobody else computes; return the keys of the other rows."""
-        batch, others, done = _Batch(), {}, 0
+        batch, others = _Batch(), {}
         look_up = None if self.store is None else self.store.claim
         load = partial(
             load_rows,
@@ -151,23 +147,34 @@ class PrefixJob:
             keyed=self.key_of is not None or self.augment is not None,
         )
         ahead = _BATCHES_AHEAD * self.batch_size
+        running = _Running(self, output)
         try:
             # Closed, so that no thread claims rows after a failure.
             with closing(load_in_portions(load, rows, self.threads, ahead)) as loaded:
                 for row, result in loaded:
                     self._sort_in(row, result, batch, output, others)
                     if len(batch.pixels) == self.batch_size:
-                        self._compute(batch, output)
-                        batch, done = _Batch(), min([row + 1, *others])
+                        running.start(batch, min([row + 1, *others]))
+                        batch = _Batch()
             if batch.pixels:
-                self._compute(batch, output)
-        except Exception as error:
+                running.start(batch, len(images))
+            running.finish()
+        except BaseException as error:
+            with suppress(Exception):  # what came first is what is told
+                running.finish()
             kept = " and kept in the cache" if self.store is not None else ""
             error.add_note(
-                f"Rows before {done} of {len(images)} had been computed{kept}."
+                f"Rows before {running.done} of {len(images)} had been computed{kept}."
             )
             raise
+        finally:
+            running.close()
         return others
+
+    @property
+    def runs_beside(self):
+        """Whether torch's threads are idle while the network has a batch."""
+        return self.device.type == "cuda" or not self.parallel
 
     def _pixels_of(self, item, source, content):
         augment = self.augment and partial(self.augment, content=content)
@@ -186,10 +193,31 @@ class PrefixJob:
         else:
             others[row] = result.key
 
-    def _compute(self, batch, output):
-        pixels = batch.pixels
+    def normalized(self, pixels, turn):
+        """Return a batch of pixels as the network wants it."""
         pixels = pixels + [pixels[-1]] * (self.min_rows - len(pixels))
-        activations, *more = self._forward(pixels)
+        if self.device.type == "cpu":
+            # Memory that is new to the process is slow: one batch's serves all, or two
+            # where one is filled while the network has the other.
+            while len(self._inputs) <= turn:
+                rows = max(self.batch_size, self.min_rows)
+                self._inputs.append(empty_batch(rows, len(pixels[0])))
+        place = self._inputs[turn] if self._inputs else None
+        with torch.inference_mode():
+            return normalized_batch(
+                pixels, self.preprocessing, self.device, place, self.parallel
+            )
+
+    def forward(self, batch):
+        """Return what the network makes of a batch, as arrays."""
+        with torch.inference_mode():
+            outputs = self.network(batch)
+            outputs = [outputs] if self.tap is None else outputs
+            return [output.float().cpu().numpy() for output in outputs]
+
+    def keep(self, batch, outputs, output):
+        """Put what was computed where it belongs: output, store and tap."""
+        activations, *more = outputs
         for i, rows in enumerate(batch.rows):
             output[rows] = activations[i]
         n = len(batch.keys)
@@ -198,144 +226,49 @@ class PrefixJob:
         if self.tap is not None:
             self.tap.put(batch.keys, more[0][:n])
 
-    def _forward(self, pixels):
-        if self._input is None and self.device.type == "cpu":
-            # Memory that is new to the process is slow: one batch's serves all.
-            rows = max(self.batch_size, self.min_rows)
-            self._input = empty_batch(rows, len(pixels[0]))
-        with torch.inference_mode():
-            batch = normalized_batch(
-                pixels, self.preprocessing, self.device, self._input, self.parallel
-            )
-            outputs = self.network(batch)
-            outputs = [outputs] if self.tap is None else outputs
-            return [output.float().cpu().numpy() for output in outputs]
 
+class _Running:
+    """Batches on their way through the network of a job, in order.
 
-def read_pixels(item, source, preprocessing, augment=None, decode_factor=1.0):
-    """Decode and resize an image, or a random view of it.
+    Where the network leaves this process's threads idle it has one batch while the next
+    is gathered and normalized.
 
     Parameters
     ----------
-    item, source : object
-        The item of an ImageSequence, and what its `load` returned.
-    preprocessing : Preprocessing
-        Sizes the network wants.
-    augment : callable or None, default=None
-        Maps the image to the pixels of a view.
-    decode_factor : float, default=1.0
-        How much larger than usual images must be decoded, since crops are cut out.
-
-    Returns
-    -------
-    ndarray of shape (s, s, 3)
-        uint8, or floats nominally in [0, 1].
-    """
-    if augment is None:
-        ready = ready_pixels(item, preprocessing.image_size)
-        if ready is not None:
-            return ready
-    size = round(preprocessing.decode_size * decode_factor)
-    image = item.decode(source, size)
-    return preprocessing.pixels(image) if augment is None else augment(image)
-
-
-class LoadedRow(NamedTuple):
-    """What reading one row gave: its key, and its activation or else its pixels.
-
-    Without either, another worker is computing the row.
+    job : PrefixJob
+        Whose network runs.
+    output : ndarray
+        Where activations go.
     """
 
-    key: bytes | None = None
-    activation: np.ndarray | None = None
-    pixels: np.ndarray | None = None
+    def __init__(self, job, output):
+        self.job, self.output = job, output
+        self.done = 0  # rows before this one are computed
+        self._pool = ThreadPoolExecutor(1) if job.runs_beside else None
+        self._waiting, self._turn = None, 0
 
+    def start(self, batch, done):
+        """Take a batch; when it is through, rows before `done` are computed."""
+        inputs = self.job.normalized(batch.pixels, self._turn)
+        if self._pool is None:
+            self.job.keep(batch, self.job.forward(inputs), self.output)
+            self.done = done
+            return
+        future = self._pool.submit(self.job.forward, inputs)
+        self.finish()
+        self._waiting, self._turn = (future, batch, done), 1 - self._turn
 
-def load_rows(images, rows, key_of, look_up, pixels_of, keyed=True):
-    """Look some rows up, and decode those that are to be computed; what threads do.
+    def finish(self):
+        """Wait for the batch that the network has, if it has one."""
+        if self._waiting is not None:
+            (future, batch, done), self._waiting = self._waiting, None
+            self.job.keep(batch, future.result(), self.output)
+            self.done = done
 
-    Parameters
-    ----------
-    images : ImageSequence
-        The images.
-    rows : sequence of int
-        Which of them.
-    key_of : callable or None
-        Maps content keys to keys of the store; None: no store.
-    look_up : callable or None
-        Maps keys to what the store knows, array or None, and to the set of those that
-        are to be computed.
-    pixels_of : callable
-        ``pixels_of(item, source, content)`` decodes and resizes.
-    keyed : bool, default=True
-        Whether anyone asks for the content.
-
-    Returns
-    -------
-    list of LoadedRow or DecodeError
-        Errors are returned, not raised, so that all can be reported together.
-    """
-    opened = (_opened(images, row, keyed) for row in rows)
-    if key_of is None:
-        return [_decoded(found, None, pixels_of) for found in opened]
-    opened = list(opened)
-    keys = [None if isinstance(f, DecodeError) else key_of(f[2]) for f in opened]
-    asked = [key for key in keys if key is not None]
-    values, wanted = look_up(asked)
-    known = dict(zip(asked, values, strict=True))
-    return [
-        _decoded(found, key, pixels_of)
-        if key is None or key in wanted
-        else LoadedRow(key, known[key])
-        for found, key in zip(opened, keys, strict=True)
-    ]
-
-
-def load_in_portions(load, rows, threads, ahead):
-    """Yield each row with what `load` makes of it, in order, some rows ahead.
-
-    Parameters
-    ----------
-    load : callable
-        Maps rows to what they hold; called in threads.
-    rows : sequence of int
-        The rows.
-    threads : int
-        Number of threads.
-    ahead : int
-        How many rows may wait.
-
-    Yields
-    ------
-    tuple of (int, object)
-        Row and result.
-    """
-    size = max(1, min(_PORTION, -(-len(rows) // threads)))
-    portions = [rows[start : start + size] for start in range(0, len(rows), size)]
-    results = map_ordered(
-        lambda i: load(portions[i]), len(portions), threads, -(-ahead // size)
-    )
-    with closing(results):
-        for portion, found in zip(portions, results, strict=True):
-            yield from zip(portion, found, strict=True)
-
-
-def _opened(images, row, keyed):
-    """Item, source and content of a row, or the reason why there are none."""
-    try:
-        item = images[row]
-        return item, *item.load(keyed)
-    except DecodeError as error:
-        return error
-
-
-def _decoded(opened, key, pixels_of):
-    if isinstance(opened, DecodeError):
-        return opened
-    try:
-        return LoadedRow(key, pixels=pixels_of(*opened))
-    except DecodeError as error:
-        return error
+    def close(self):
+        """End the thread."""
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 class _Batch:
@@ -355,9 +288,3 @@ class _Batch:
         self.pixels.append(result.pixels)
         self.keys.append(result.key)
         self.rows.append([row])
-
-
-def raise_problems(problems, n_rows, hint=""):
-    """Raise one error for all rows without a readable image, if there are any."""
-    if problems:
-        raise InvalidImageError(problems, n_rows, hint)

@@ -260,10 +260,18 @@ def _pruned(module, graph, node, is_map):
             node = graph.call_method("mean", (node, (2, 3)))
     graph.output(node)
     graph.eliminate_dead_code()
-    trunk = fx.GraphModule(module, graph, class_name=type(module).__name__)
-    trunk.delete_all_unused_submodules()
-    trunk.recompile()
-    return trunk.eval()
+    return graph_module(module, graph)
+
+
+def graph_module(module, graph):
+    """Return a graph as a module of the layers and tensors it needs, in eval mode."""
+    made = fx.GraphModule(module, graph, class_name=type(module).__name__)
+    made.delete_all_unused_submodules()
+    for path, holder in made.named_modules():
+        # Torch 2.11 and older would store all buffers that belong to no layer.
+        not_stored = module.get_submodule(path)._non_persistent_buffers_set
+        holder._non_persistent_buffers_set |= not_stored & holder._buffers.keys()
+    return made.eval()
 
 
 def fused(trunk):

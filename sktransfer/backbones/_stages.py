@@ -23,6 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 from sktransfer.backbones._graph import (
     OutputPool,
     count_features,
+    graph_module,
     layer_of,
     pool_output,
 )
@@ -230,9 +231,7 @@ class StageChain:
         """Return a trunk of this structure up to a stage; it shares the tensors."""
         start, end = placeholder(trunk.graph), self._end_of(cut, trunk.graph)
         graph = between(trunk.graph, start, end, trunk)
-        module = fx.GraphModule(trunk, graph, class_name=type(trunk).__name__)
-        module.delete_all_unused_submodules()
-        return module.eval()
+        return graph_module(trunk, graph)
 
     def tapped(self, trunk, cut):
         """Return a trunk of this structure that also returns what a stage puts out."""
@@ -243,7 +242,7 @@ class StageChain:
         with graph.inserting_after(node):
             # What comes next may overwrite it.
             output.args = ((output.args[0], graph.call_method("clone", (node,))),)
-        return fx.GraphModule(trunk, graph, class_name=type(trunk).__name__).eval()
+        return graph_module(trunk, graph)
 
     def folds_at(self, trunk, cut):
         """Tell whether a norm behind a stage is folded into its last layer."""
