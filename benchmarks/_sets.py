@@ -1,6 +1,7 @@
 """The development sets, each as images, labels and its own split."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,18 @@ class DevelopmentSet:
     X_test: object
     y_test: np.ndarray
     few: int = 10
+
+    @cached_property
+    def X(self):
+        """All images, those to test last."""
+        parts = self.X_train, self.X_test
+        is_frame = isinstance(self.X_train, pd.DataFrame)
+        return pd.concat(parts) if is_frame else np.concatenate(parts)
+
+    @cached_property
+    def y(self):
+        """All labels."""
+        return np.concatenate([self.y_train, self.y_test])
 
     def subset(self, seed):
         """Rows of `few` training images a class, or all of a class that has fewer."""

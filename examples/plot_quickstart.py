@@ -13,9 +13,9 @@ which photograph a tile comes from; tiles to learn from and tiles to predict com
 different halves. ``python plot_quickstart.py --images FOLDER`` takes photographs of
 your own, in one folder per class.
 
-A pretrained network is no cure-all. On scikit-learn's handwritten digits of 8x8 pixels
-raw pixels do as well: .879 against .865 with ten labels a class, .963 against .958 with
-all labels. Those digits are tiny, clean and aligned, and not like photographs.
+A pretrained network is no cure-all. Of spoken digits, shown as spectrograms, raw pixels
+tell more: .806 against .561 with ten labels a class, .903 against .770 with all labels.
+Such pictures are aligned, and not like photographs.
 """
 
 import argparse

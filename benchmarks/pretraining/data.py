@@ -7,137 +7,73 @@ the network, so no image is resampled twice.
 
 import argparse
 import io
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from augment import cut, draw_crops, jitter_colours, normalize, to_float
 from PIL import Image
-from torch.nn import functional
+
+SIZES = (64, 84)
 
 
-class Batch(NamedTuple):
-    """Pixels, the teacher's logits and features, and the labels' probabilities."""
-
-    pixels: torch.Tensor
-    logits: torch.Tensor
-    features: torch.Tensor
-    labels: torch.Tensor
+def decode_file(path):
+    """Return ({size: images}, {size: labels}) of one file of WebP images."""
+    archive = np.load(path)
+    data, offset = archive["data"], archive["offset"]
+    images, labels = ({size: [] for size in SIZES} for _ in range(2))
+    for i, label in enumerate(archive["label"]):
+        encoded = io.BytesIO(data[offset[i] : offset[i + 1]].tobytes())
+        image = np.asarray(Image.open(encoded).convert("RGB"))
+        size = max(image.shape[:2])
+        if image.shape[:2] != (size, size):
+            raise ValueError(f"{path.name}: image {i} is not square")
+        images[size].append(image)
+        labels[size].append(label)
+    return images, labels
 
 
 def decode(source, target):
     """Decode every WebP image of the npz files into {train,val}-{64,84}.npy."""
     target.mkdir(parents=True, exist_ok=True)
     files = {"train": sorted(source.glob("train-*.npz")), "val": [source / "val.npz"]}
-    for part, paths in files.items():
-        images, labels = {64: [], 84: []}, {64: [], 84: []}
-        for path in paths:
-            archive = np.load(path)
-            data, offset = archive["data"], archive["offset"]
-            for i, label in enumerate(archive["label"]):
-                encoded = io.BytesIO(data[offset[i] : offset[i + 1]].tobytes())
-                image = np.asarray(Image.open(encoded).convert("RGB"))
-                size = max(image.shape[:2])
-                if image.shape[:2] != (size, size):
-                    raise ValueError(f"{path.name}: image {i} is not square")
-                images[size].append(image)
-                labels[size].append(label)
-        for size, stack in images.items():
-            np.save(target / f"{part}-{size}.npy", np.stack(stack))
-            np.save(target / f"{part}-{size}-label.npy", np.array(labels[size]))
-            print(f"{part}: {len(stack)} images of {size} px")
-
-
-def load_part(folder, part):
-    """Return ({size: images}, {size: labels}) of a decoded part."""
-    images = {s: np.load(folder / f"{part}-{s}.npy", mmap_mode="r") for s in (64, 84)}
-    labels = {s: np.load(folder / f"{part}-{s}-label.npy") for s in (64, 84)}
-    return images, labels
+    with ProcessPoolExecutor() as pool:
+        for part, paths in files.items():
+            decoded = list(pool.map(decode_file, paths))
+            for size in SIZES:
+                images = [image for images, _ in decoded for image in images[size]]
+                labels = [label for _, labels in decoded for label in labels[size]]
+                np.save(target / f"{part}-{size}.npy", np.stack(images))
+                np.save(target / f"{part}-{size}-label.npy", np.array(labels))
+                print(f"{part}: {len(images)} images of {size} px")
 
 
 class Pretraining:
-    """One part of the images, both sizes behind one row number."""
+    """One part of the images: a stack of uint8 (n, s, s, 3) and labels of each size."""
 
-    def __init__(self, folder, part):
-        self.images, labels = load_part(folder, part)
-        self.n_small = len(self.images[64])
-        self.labels = torch.from_numpy(np.concatenate([labels[64], labels[84]])).long()
+    def __init__(self, folder, part, device):
+        def load(name):
+            return torch.from_numpy(np.load(folder / name)).to(device)
+
+        self.images = [load(f"{part}-{size}.npy") for size in SIZES]
+        self.labels = [load(f"{part}-{size}-label.npy").long() for size in SIZES]
 
     def __len__(self):
-        return len(self.labels)
+        return sum(map(len, self.labels))
 
-    def pixels(self, rows):
-        """Images of `rows`, small ones first, as one float tensor per image size."""
-        rows = np.asarray(rows)
-        small = rows[rows < self.n_small]
-        large = rows[rows >= self.n_small] - self.n_small
-        return [
-            to_float(self.images[s][r]) for s, r in ((64, small), (84, large)) if len(r)
-        ]
+    def batches(self, batch_size, generator):
+        """Rows of each size for each batch of an epoch, shuffled.
 
-
-def mean_and_scale(features):
-    """Mean and standard deviation of the teacher's features."""
-    features = features.float()
-    return features.mean(0), features.std(0).clamp_min(1e-3)
-
-
-class TaughtImages(Pretraining):
-    """New crops in every epoch, with the teacher's answers to the whole images."""
-
-    def __init__(self, folder, n_classes):
-        super().__init__(folder, "train")
-        self.n_classes = n_classes
-
-        def load(what):
-            parts = [
-                np.load(folder / f"train-{s}-teacher-{what}.npy") for s in (64, 84)
-            ]
-            return torch.from_numpy(np.concatenate(parts))
-
-        self.logits, self.features = load("logits"), load("features")
-        self.scaler = mean_and_scale(self.features)
-
-    def start(self, epoch):
-        """Nothing is kept from one epoch to the next."""
-
-    def batch(self, rows, size, generator):
-        """New crops of sorted `rows`."""
-        crops = [cut(x, draw_crops(len(x), generator), size) for x in self.pixels(rows)]
-        draws = torch.rand(3, len(rows), generator=generator)
-        return Batch(
-            normalize(jitter_colours(torch.cat(crops), draws)),
-            self.logits[rows].float(),
-            self.features[rows].float(),
-            functional.one_hot(self.labels[rows], self.n_classes).float(),
-        )
-
-
-def batches(data, epoch, seed, batch_size, sizes, part):
-    """Yield the batches of one epoch; the next is made while one is used.
-
-    Each batch has one of `sizes`, drawn at random. `part` is (i, n) for the i-th of n
-    processes that share every batch.
-    """
-    data.start(epoch)
-    generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
-    order = torch.randperm(len(data), generator=generator)
-    order = order[: len(order) // batch_size * batch_size]
-    i, n = part
-
-    def make(rows):
-        size = sizes[int(torch.randint(len(sizes), (1,), generator=generator))]
-        return data.batch(rows[i::n].sort().values, size, generator)
-
-    chunks = order.split(batch_size)
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(make, chunks[0])
-        for chunk in chunks[1:]:
-            ready, pending = pending.result(), pool.submit(make, chunk)
-            yield ready
-        yield pending.result()
+        Each batch has as many images of each size as every other.
+        """
+        n_batches = len(self) // batch_size
+        parts = []
+        for labels in self.labels:
+            n = len(labels) // n_batches
+            order = torch.randperm(len(labels), generator=generator)
+            order = order[: n_batches * n].view(n_batches, n)
+            parts.append(order.to(labels.device))
+        return list(zip(*parts, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Write the averaged trunk of a finished run as `mini.safetensors`, with its card.
+"""Write the trunk of a finished run as `mini.safetensors`, with its card.
 
-A run that started from other weights carries their card inside its own.
+A run that started from another carries the card of that one inside its own.
 """
 
 import argparse
@@ -9,7 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-import torchvision
 from safetensors.torch import save_file
 
 PREPROCESSING = {"image_size": 96, "resize_size": 96, "resize": "squash"}
@@ -25,17 +24,19 @@ LICENCE_NOTE = (
 
 
 def main(run, target, initial_card):
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
     prefix = "features."
     trunk = {
         name: value.half().contiguous() if value.is_floating_point() else value
-        for name, value in state["average"].items()
+        for name, value in state["student"].items()
         if name.startswith(prefix) and not name.endswith("num_batches_tracked")
     }
     path = target / "mini.safetensors"
     save_file(trunk, path, {"sktransfer.preprocessing": json.dumps(PREPROCESSING)})
     settings = {
-        k: v for k, v in state["settings"].items() if isinstance(v, int | float | list)
+        k: v
+        for k, v in state["settings"].items()
+        if isinstance(v, int | float | list) or k == "device"
     }
     card = {
         "architecture": "torchvision mobilenet_v3_small, features only",
@@ -48,10 +49,7 @@ def main(run, target, initial_card):
         "epochs": len(state["history"]),
         "validation_accuracy": state["history"][-1]["validation_accuracy"],
         "seconds": round(sum(row["seconds"] for row in state["history"])),
-        "versions": {
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
+        "versions": state["versions"],
         "sha256": sha256(path.read_bytes()).hexdigest(),
         "licence": LICENCE_NOTE,
     }
@@ -66,6 +64,6 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path, help="folder of train.py")
     parser.add_argument("target", type=Path, help="folder to write to")
     parser.add_argument(
-        "--initial-card", type=Path, help="card of the weights the run started from"
+        "--initial-card", type=Path, help="card of the run that it started from"
     )
     main(**vars(parser.parse_args()))

@@ -131,6 +131,7 @@ def stacked(arrays, device):
     # out again when it has been read.
     dtype = torch.from_numpy(np.empty(0, np.result_type(*arrays))).dtype
     shape = len(arrays), *arrays[0].shape
-    host = torch.empty(shape, dtype=dtype, pin_memory=True)
+    with torch.cuda.device(device):  # else the first GPU is woken, too
+        host = torch.empty(shape, dtype=dtype, pin_memory=True)
     np.stack(arrays, out=host.numpy())
     return host.to(device, non_blocking=True)
