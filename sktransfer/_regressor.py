@@ -201,7 +201,7 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
     >>> X, images = digits.data[:200], digits.images[:200]
     >>> on_the_right = images[:, :, 4:].sum(axis=(1, 2)) / images.sum(axis=(1, 2))
     >>> regressor = TransferRegressor().fit(X[:100], on_the_right[:100])
-    >>> regressor.score(X[100:], on_the_right[100:]) > 0.8
+    >>> regressor.score(X[100:], on_the_right[100:]) > 0.7
     True
     """
 
