@@ -99,7 +99,8 @@ def _normalized_there(pixels, preprocessing, device):
     batch = stacked(pixels, device).permute(0, 3, 1, 2)
     if batch.dtype == torch.uint8:
         batch = batch.float().div_(255)
-    mean, std = _statistics(preprocessing.mean, preprocessing.std, device)
+    numbers = tuple(preprocessing.mean), tuple(preprocessing.std)
+    mean, std = _statistics(*numbers, device)
     return ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
