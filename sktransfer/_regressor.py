@@ -198,10 +198,10 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
     >>> from sklearn.datasets import load_digits
     >>> from sktransfer import TransferRegressor
     >>> digits = load_digits()
-    >>> X, images = digits.data[:200], digits.images[:200]
+    >>> X, images = digits.data[:800], digits.images[:800]
     >>> on_the_right = images[:, :, 4:].sum(axis=(1, 2)) / images.sum(axis=(1, 2))
-    >>> regressor = TransferRegressor().fit(X[:100], on_the_right[:100])
-    >>> regressor.score(X[100:], on_the_right[100:]) > 0.7
+    >>> regressor = TransferRegressor().fit(X[:400], on_the_right[:400])
+    >>> regressor.score(X[400:], on_the_right[400:]) > 0.8
     True
     """
 

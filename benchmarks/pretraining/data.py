@@ -61,6 +61,10 @@ class Pretraining:
     def __len__(self):
         return sum(map(len, self.labels))
 
+    def stacks(self, rows):
+        """Images of `rows`, which are given for each size."""
+        return [x[r] for x, r in zip(self.images, rows, strict=True)]
+
     def batches(self, batch_size, generator):
         """Rows of each size for each batch of an epoch, shuffled.
 

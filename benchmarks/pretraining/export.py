@@ -8,8 +8,8 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
+from train import N_CLASSES, N_FEATURES, load
 
 PREPROCESSING = {"image_size": 96, "resize_size": 96, "resize": "squash"}
 DATA = (
@@ -24,7 +24,7 @@ LICENCE_NOTE = (
 
 
 def main(run, target, initial_card):
-    state = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
+    state = load(run / "checkpoint.pt", "cpu")
     prefix = "features."
     trunk = {
         name: value.half().contiguous() if value.is_floating_point() else value
@@ -40,10 +40,10 @@ def main(run, target, initial_card):
     }
     card = {
         "architecture": "torchvision mobilenet_v3_small, features only",
-        "n_features": 576,
+        "n_features": N_FEATURES,
         "image_size": PREPROCESSING["image_size"],
         "data": DATA,
-        "n_classes": 273,
+        "n_classes": N_CLASSES,
         "teacher": TEACHER,
         "settings": settings,
         "epochs": len(state["history"]),

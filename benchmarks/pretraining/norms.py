@@ -29,8 +29,8 @@ def estimate_norms(student, data, sizes, seed=0):
     generator = torch.Generator().manual_seed(seed)
     batches = data.batches(BATCH_SIZE, generator)[:N_BATCHES]
     for i, rows in enumerate(batches):
-        stacks = [x[r] for x, r in zip(data.images, rows, strict=True)]
-        student.features(Views(stacks).pixels(sizes[i % len(sizes)]))
+        views = Views(data.stacks(rows))
+        student.features(views.pixels(sizes[i % len(sizes)]))
 
 
 def main(decoded, run):

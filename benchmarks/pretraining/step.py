@@ -42,7 +42,7 @@ class Step:
         self.data, self.teacher, self.student = data, teacher, student
         self.optimizer, self.args = optimizer, args
         self.device = data.labels[0].device
-        self.one_hot = torch.eye(args.n_classes, device=self.device)
+        self.one_hot = torch.eye(student.labels.out_features, device=self.device)
         self.scaler = self._scaler()
         self.graphs, self.n_done, self.rows = {}, {}, None
 
@@ -106,8 +106,8 @@ class Step:
         return loss.detach()
 
     def _views(self, rows):
-        stacks = [x[r] for x, r in zip(self.data.images, rows, strict=True)]
-        return Views(stacks, self.args.mixed, self.args.grey, self.args.negative)
+        stacks, args = self.data.stacks(rows), self.args
+        return Views(stacks, args.mixed, args.grey, args.negative)
 
     def _loss(self, outputs, taught, targets):
         labels, classes, features = outputs

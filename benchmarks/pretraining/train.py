@@ -176,7 +176,6 @@ def parse_args():
     parser.add_argument("--initial", type=Path, help="checkpoint to start from")
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
-    parser.set_defaults(n_classes=N_CLASSES)
     return parser.parse_args()
 
 
