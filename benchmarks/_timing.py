@@ -10,6 +10,9 @@ from importlib.metadata import version
 def alternate(candidates, repeats):
     """Run each candidate `repeats` times in turn, after one run that does not count.
 
+    Every other round goes backwards: what a run leaves behind (busy threads, memory)
+    would else always meet the same neighbour.
+
     Parameters
     ----------
     candidates : dict of str to callable
@@ -25,10 +28,11 @@ def alternate(candidates, repeats):
     seconds = {name: [] for name in candidates}
     for run in candidates.values():
         run()
-    for _ in range(repeats):
-        for name, run in candidates.items():
+    for number in range(repeats):
+        names = list(candidates)
+        for name in reversed(names) if number % 2 else names:
             start = time.perf_counter()
-            run()
+            candidates[name]()
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
 

@@ -187,7 +187,7 @@ def settings_of(question, weights):
             for C in (0.001, 0.003, 0.01, 0.03, 0.1)
         }
     if question == "size":
-        return {
+        return {"chosen by fit, squash": {"weights": weights}} | {
             f"{size} px, {resize}": {
                 "image_size": size,
                 "resize": resize,
@@ -204,7 +204,7 @@ def settings_of(question, weights):
             "resize": "squash",
         }
         for layer in ("features.3", "features.6", "features.8", "features.11")
-    } | {"pooled": {"weights": weights}}
+    } | {"pooled": {"weights": weights, "image_size": 96}}
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ class ImageEstimator(BaseEstimator):
             resize,
             self.random_state,
             last=self._last_stage(),
+            images=images,
         )
         return images
 

@@ -66,6 +66,10 @@ class FusedRows:
         for images in self.images:
             yield from images.contents()
 
+    def shorter_sides(self):
+        """Return the shorter sides of some images of each column, in pixels."""
+        return [side for images in self.images for side in images.shorter_sides()]
+
 
 class FusedSources:
     """The sources of what the trainable part sees of rows, as `Sources` of images.

@@ -203,3 +203,27 @@ def test_column_of_missing_images_alone_gives_nan():
     )
     assert features.shape[0] == 2
     assert np.isnan(features).all()
+
+
+def test_shorter_side_of_every_kind_of_image(tmp_path):
+    image = Image.new("RGB", (30, 20))
+    path = tmp_path / "image.jpg"
+    image.save(path)
+    items = [
+        PathItem(str(path)),
+        EncodedItem(path.read_bytes()),
+        PilItem(image),
+        ArrayItem(np.zeros((20, 30, 3), np.uint8)),
+        ArrayItem(np.zeros((30, 20))),
+    ]
+    assert [item.shorter_side() for item in items] == [20] * 5
+
+
+def test_shorter_side_of_what_is_no_image_is_unknown(broken):
+    items = [PathItem(cell) if cell else MissingItem(cell) for cell in broken]
+    sides = [item.shorter_side() for item in items]
+    # The header of a file that breaks off is whole.
+    assert [side is not None for side in sides] == [
+        *[True, False, False, False],
+        *[True, False, False, True],
+    ]

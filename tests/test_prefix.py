@@ -12,7 +12,7 @@ from torch import nn
 from sktransfer import FeatureExtractorTransformer
 from sktransfer._cache.memory import SHARED
 from sktransfer._engine.prefix import PrefixJob
-from sktransfer._images.inputs import PixelSequence
+from sktransfer._images.sequences import PixelSequence
 from sktransfer.exceptions import InvalidImageError
 
 FAMILIES = [

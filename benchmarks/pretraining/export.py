@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from train import N_CLASSES, N_FEATURES, load
 
 PREPROCESSING = {"image_size": 96, "resize_size": 96, "resize": "squash"}
+LARGER_SIZE = 160  # for photographs, by the table of sizes in benchmarks/results
 DATA = (
     "59k images of 64 to 84 px from 273 ImageNet classes (mini-ImageNet and "
     "Tiny-ImageNet, without ants and bees)"
@@ -42,6 +43,7 @@ def main(run, target, initial_card):
         "architecture": "torchvision mobilenet_v3_small, features only",
         "n_features": N_FEATURES,
         "image_size": PREPROCESSING["image_size"],
+        "larger_size": LARGER_SIZE,
         "data": DATA,
         "n_classes": N_CLASSES,
         "teacher": TEACHER,

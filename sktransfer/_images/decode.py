@@ -85,6 +85,21 @@ def decode_bytes(data, size):
         ) from error
 
 
+def shorter_side(file):
+    """Return the shorter side of an encoded image in pixels, or None if it is broken.
+
+    Parameters
+    ----------
+    file : str or file object
+        Of which no more than the header is read.
+    """
+    try:
+        with Image.open(file, formats=readable_formats()) as image:
+            return min(image.size)
+    except Exception:  # decoding says what is wrong with it, and with which row
+        return None
+
+
 def decode_pil(image):
     """Bring a PIL image of any mode, with its EXIF orientation applied, to RGB."""
     is_loaded = not getattr(image, "tile", None)

@@ -10,7 +10,6 @@ from numbers import Number
 
 import numpy as np
 
-from sktransfer._images.decode import DecodeError
 from sktransfer._images.items import (
     ArrayItem,
     EncodedItem,
@@ -18,44 +17,13 @@ from sktransfer._images.items import (
     PathItem,
     PilItem,
 )
+from sktransfer._images.sequences import ImageSequence, PixelSequence
 from sktransfer.exceptions import ImageShapeError
 
 _CHANNELS = (1, 3, 4)
 # Rows of 3 * side**2 numbers are taken for a table below it, as in small tests.
 _LIKELY_SIDE = 8
 _MOVE_AXIS = "np.moveaxis(X, 1, -1)"
-
-
-class ImageSequence:
-    """The images of one input, in row order; `seq[i]` is the item of row i."""
-
-    def __init__(self, items):
-        self._items = items
-
-    def __len__(self):
-        return len(self._items)
-
-    def __getitem__(self, row):
-        return self._items[row]
-
-    def contents(self):
-        """Yield bytes that other images do not have, row by row."""
-        for row in range(len(self)):
-            try:
-                yield self[row].load()[1]
-            except DecodeError as error:
-                yield str(error).encode()
-
-
-class PixelSequence(ImageSequence):
-    """The images of one array of shape (n, H, W) or (n, H, W, C)."""
-
-    def __init__(self, array, value_range):
-        super().__init__(array)
-        self._value_range = value_range
-
-    def __getitem__(self, row):
-        return ArrayItem(self._items[row], self._value_range)
 
 
 def is_frame(X):

@@ -4,9 +4,10 @@ An item knows where its image comes from and opens it only when asked: `load` re
 the image's source (encoded bytes, PIL image or array) with the bytes that identify its
 content, `decode` turns that source into RGB. Files are read once, for both. Where
 nobody asks for the content (``keyed=False``) it is None: hashing may take longer than
-resizing.
+resizing. `shorter_side` reads no more than a header, and is None without an image.
 """
 
+import io
 import os
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,6 +20,7 @@ from sktransfer._images.decode import (
     decode_array,
     decode_bytes,
     decode_pil,
+    shorter_side,
 )
 
 DIGEST_SIZE = 20
@@ -41,6 +43,10 @@ class MissingItem:
         """Raise: there is nothing to load."""
         raise DecodeError(f"the image is missing ({self.found!r})")
 
+    def shorter_side(self):
+        """Return None: there is no image."""
+        return
+
 
 @dataclass(frozen=True)
 class EncodedItem:
@@ -55,6 +61,10 @@ class EncodedItem:
     def decode(self, source, size):
         """Decode the source for a target of `size` pixels."""
         return decode_bytes(source, size)
+
+    def shorter_side(self):
+        """Return the shorter side in pixels."""
+        return shorter_side(io.BytesIO(self.data))
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,10 @@ class PathItem:
         except DecodeError as error:
             raise DecodeError(f"{os.path.abspath(self.path)}: {error}") from error
 
+    def shorter_side(self):
+        """Return the shorter side in pixels."""
+        return shorter_side(self.path)
+
 
 @dataclass(frozen=True)
 class PilItem:
@@ -106,6 +120,10 @@ class PilItem:
         """Return the source, which is RGB already."""
         return source
 
+    def shorter_side(self):
+        """Return the shorter side in pixels."""
+        return min(self.image.size)
+
 
 @dataclass(frozen=True)
 class ArrayItem:
@@ -125,6 +143,10 @@ class ArrayItem:
     def decode(self, source, size):  # noqa: ARG002 (one signature for all items)
         """Bring the pixels to RGB."""
         return decode_array(source, self.value_range)
+
+    def shorter_side(self):
+        """Return the shorter side in pixels."""
+        return min(self.array.shape[:2])
 
 
 def ready_pixels(item, size):

@@ -32,6 +32,9 @@ class Preprocessing:
         PIL's name of the resampling filter.
     resize : {"crop", "squash"}, default="crop"
         Shorter side to ``resize_size`` and centre crop, or straight to the square.
+    larger_size : int or None, default=None
+        A second `image_size` at which the weights serve, for images that are nearer to
+        it themselves.
     """
 
     image_size: int = 224
@@ -40,6 +43,7 @@ class Preprocessing:
     std: tuple = IMAGENET_STD
     interpolation: str = "bilinear"
     resize: str = "crop"
+    larger_size: int | None = None
 
     @classmethod
     def from_torchvision(cls, transforms):
@@ -75,10 +79,29 @@ class Preprocessing:
         if image_size is not None:
             scale = image_size / self.image_size
             changes["resize_size"] = max(image_size, round(self.resize_size * scale))
-            changes["image_size"] = image_size
+            changes["image_size"], changes["larger_size"] = image_size, None
         if resize != "auto":
             changes["resize"] = resize
         return replace(self, **changes)
+
+    def size_for(self, images):
+        """Return the size that is nearest to the images' own.
+
+        Parameters
+        ----------
+        images : ImageSequence
+            The median of their shorter sides is what counts.
+
+        Returns
+        -------
+        int
+            `image_size` or `larger_size`.
+        """
+        sides = [] if self.larger_size is None else images.shorter_sides()
+        if not sides:
+            return self.image_size
+        sizes = self.larger_size, self.image_size  # the former if it is a tie
+        return min(sizes, key=lambda size: abs(size - np.median(sides)))
 
     @property
     def decode_size(self):

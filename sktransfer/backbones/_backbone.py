@@ -83,16 +83,15 @@ class Backbone:
 
     def stage(self, name):
         """Return a stage by name, or raise with the names there are."""
-        for stage in self.stages:
-            if stage.name == name:
-                return stage
-        names = [stage.name for stage in self.stages]
-        near = get_close_matches(str(name), names, n=1)
+        stages = {stage.name: stage for stage in self.stages}
+        if name in stages:
+            return stages[name]
+        near = get_close_matches(str(name), stages, n=1)
         why = "" if self._loaded().is_traced else ", since its graph cannot be traced"
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"The backbone {self.name!r} has no stage {name!r}. Its stages are "
-            f"{names}{why}.{hint}"
+            f"{list(stages)}{why}.{hint}"
         )
 
     def segments(self):
@@ -262,11 +261,10 @@ class Backbone:
     def _load(self):
         if self._base is not None:
             return changed_network(self._base._loaded(), self._changes)[0]
-        recipe = self._origin, self._source, self._seed
-        size = self.preprocessing.image_size
+        recipe = self._origin, self._source, self._seed, self.preprocessing.image_size
         if isinstance(self._origin, str) and self._stored is None:
-            return shared_network(*recipe, size, self.last)
-        return build_network(*recipe, size, self.last, self._stored)
+            return shared_network(*recipe, self.last)
+        return build_network(*recipe, self.last, self._stored)
 
     def for_inference(self, device):
         """Return a fused copy of the trunk on a device, made at first use."""
@@ -317,7 +315,9 @@ class Backbone:
         return replace(self)
 
 
-def open_backbone(backbone, weights, image_size, resize, random_state, last=POOLED):
+def open_backbone(
+    backbone, weights, image_size, resize, random_state, last=POOLED, images=None
+):
     """Load the backbone that an estimator's parameters describe.
 
     Parameters
@@ -335,6 +335,8 @@ def open_backbone(backbone, weights, image_size, resize, random_state, last=POOL
     last : {"pooled", "hidden"}, default="pooled"
         Where the features are: ``"hidden"`` is the input of the last linear layer in
         networks with hidden layers before it.
+    images : ImageSequence or None, default=None
+        What decides between two sizes of the weights' own.
 
     Returns
     -------
@@ -344,12 +346,14 @@ def open_backbone(backbone, weights, image_size, resize, random_state, last=POOL
     spec, origin = resolve(backbone)
     source = _weights_source(spec, weights, is_module(origin))
     preprocessing = source.preprocessing or spec.preprocessing or Preprocessing()
+    if image_size is None and images is not None:
+        image_size = preprocessing.size_for(images)
     opened = Backbone(
         spec.name,
         preprocessing.adapted(image_size, resize),
         _origin=origin,
         _source=source,
-        _seed=int(random_state) if _is_int(random_state) else 0,
+        _seed=int(random_state) if hasattr(random_state, "__index__") else 0,
         last=last,
     )
     opened._network = network = opened._load()
@@ -363,10 +367,6 @@ def stages_of(backbone):
     if isinstance(backbone, str):
         return get_backbone(backbone).stages
     return open_backbone(backbone, "default", None, "auto", 0).stages
-
-
-def _is_int(random_state):
-    return hasattr(random_state, "__index__")
 
 
 def _weights_source(spec, weights, is_module):

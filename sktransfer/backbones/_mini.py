@@ -1,7 +1,8 @@
 """`mini`, the backbone that is shipped inside the package.
 
-The trunk of torchvision's mobilenet_v3_small, shown images of 96 px; recipe in
-benchmarks/pretraining, card in mini.json.
+The trunk of torchvision's mobilenet_v3_small, trained at 80 to 128 px; recipe in
+benchmarks/pretraining, card in mini.json. Small images are best at 96 px, larger ones
+at 160 px, by the table of sizes in benchmarks/results.
 """
 
 from functools import partial
@@ -12,7 +13,9 @@ from sktransfer.backbones._registry import BackboneSpec, WeightsSource
 from sktransfer.backbones._torchvision import build
 
 PATH = Path(__file__).with_name("mini.safetensors")
-PREPROCESSING = Preprocessing(image_size=96, resize_size=96, resize="squash")
+PREPROCESSING = Preprocessing(
+    image_size=96, resize_size=96, resize="squash", larger_size=160
+)
 
 
 def specs():

@@ -199,7 +199,8 @@ def register_backbone(name, builder, *, weights=None, preprocessing=None):
     preprocessing : dict or torchvision preset, default=None
         What images must look like: a dict with any of ``image_size``,
         ``resize_size`` (pixels), ``mean``, ``std`` (3 floats for values in [0, 1]),
-        ``interpolation`` and ``resize`` (``"crop"`` or ``"squash"``), or the
+        ``interpolation``, ``resize`` (``"crop"`` or ``"squash"``) and ``larger_size``
+        (a second image size, for images that are nearer to it), or the
         ``transforms()`` of torchvision weights. None: what the file of the weights
         says, else as for torchvision's ImageNet networks, 256/224 pixels.
 
