@@ -84,7 +84,7 @@ class ImageEstimator(BaseEstimator):
             resize,
             self.random_state,
             last=self._last_stage(),
-            images=images,
+            sides=partial(images.shorter_sides, sample_weight),
         )
         return images
 

@@ -70,7 +70,8 @@ class FeatureExtractorTransformer(
     image_size : int, default=None
         Height and width, in pixels, at which the network sees images. None is the size
         that belongs to the weights. Those of ``"mini"`` have two, 96 and 160: the one
-        that is nearer to the shorter side of the images of ``fit``, by their median.
+        that is nearer to the shorter side of the images of ``fit``, by the median of up
+        to 100.
     image_shape : tuple of int, default=None
         ``(height, width)`` or ``(height, width, channels)`` of the images when X holds
         flattened images, one a row. None is a square if the number of features is one,

@@ -66,9 +66,10 @@ class FusedRows:
         for images in self.images:
             yield from images.contents()
 
-    def shorter_sides(self):
+    def shorter_sides(self, sample_weight=None):
         """Return the shorter sides of some images of each column, in pixels."""
-        return [side for images in self.images for side in images.shorter_sides()]
+        columns = [images.shorter_sides(sample_weight) for images in self.images]
+        return [side for column in columns for side in column]
 
 
 class FusedSources:

@@ -92,6 +92,16 @@ def test_images_are_seen_at_the_size_nearest_to_their_own(shapes, size):
     np.testing.assert_array_equal(embed.transform(X), explicit.transform(X))
 
 
+def test_images_of_no_weight_do_not_decide():
+    X, y = images_of((40, 40), (50, 50), *[(300, 300)] * 3), ["a", "b", "a", "b", "a"]
+    weight = np.array([1.0, 2.0, 0.0, 0.0, 0.0])
+    sizes = [
+        TransferClassifier().fit(X, y, w).backbone_.preprocessing.image_size
+        for w in (None, weight)
+    ]
+    assert sizes == [160, 96]
+
+
 def test_size_of_fit_stays_whatever_comes_after():
     model = TransferClassifier(strategy="fine_tuning", max_epochs=1, random_state=0)
     model.fit(images_of((40, 40), (40, 40)), ["a", "b"])

@@ -84,20 +84,21 @@ class Preprocessing:
             changes["resize"] = resize
         return replace(self, **changes)
 
-    def size_for(self, images):
+    def size_for(self, shorter_sides):
         """Return the size that is nearest to the images' own.
 
         Parameters
         ----------
-        images : ImageSequence
-            The median of their shorter sides is what counts.
+        shorter_sides : callable
+            Returns those of some images, in pixels, where two sizes make it worth
+            looking; their median is what counts.
 
         Returns
         -------
         int
             `image_size` or `larger_size`.
         """
-        sides = [] if self.larger_size is None else images.shorter_sides()
+        sides = [] if self.larger_size is None else shorter_sides()
         if not sides:
             return self.image_size
         sizes = self.larger_size, self.image_size  # the former if it is a tie

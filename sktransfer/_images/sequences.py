@@ -28,14 +28,17 @@ class ImageSequence:
             except DecodeError as error:
                 yield str(error).encode()
 
-    def shorter_sides(self):
+    def shorter_sides(self, sample_weight=None):
         """Return the shorter sides of up to 100 images, in pixels, by their headers.
 
-        The images are spread over all rows; those that cannot be read are left out.
+        The images are spread over all rows of positive weight; those that cannot be
+        read are left out.
         """
-        n_rows = min(len(self), _ENOUGH_TO_KNOW_SIZES)
-        rows = np.linspace(0, len(self) - 1, n_rows).astype(int)
-        sides = [self[row].shorter_side() for row in rows]
+        all_rows = np.arange(len(self))
+        rows = all_rows if sample_weight is None else all_rows[sample_weight > 0]
+        n_places = min(len(rows), _ENOUGH_TO_KNOW_SIZES)
+        places = np.linspace(0, len(rows) - 1, n_places).astype(int)
+        sides = [self[row].shorter_side() for row in rows[places]]
         return [side for side in sides if side is not None]
 
 

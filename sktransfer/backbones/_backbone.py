@@ -316,7 +316,7 @@ class Backbone:
 
 
 def open_backbone(
-    backbone, weights, image_size, resize, random_state, last=POOLED, images=None
+    backbone, weights, image_size, resize, random_state, last=POOLED, sides=None
 ):
     """Load the backbone that an estimator's parameters describe.
 
@@ -335,8 +335,8 @@ def open_backbone(
     last : {"pooled", "hidden"}, default="pooled"
         Where the features are: ``"hidden"`` is the input of the last linear layer in
         networks with hidden layers before it.
-    images : ImageSequence or None, default=None
-        What decides between two sizes of the weights' own.
+    sides : callable or None, default=None
+        Returns the images' shorter sides, where weights have two sizes of their own.
 
     Returns
     -------
@@ -346,8 +346,8 @@ def open_backbone(
     spec, origin = resolve(backbone)
     source = _weights_source(spec, weights, is_module(origin))
     preprocessing = source.preprocessing or spec.preprocessing or Preprocessing()
-    if image_size is None and images is not None:
-        image_size = preprocessing.size_for(images)
+    if image_size is None and sides is not None:
+        image_size = preprocessing.size_for(sides)
     opened = Backbone(
         spec.name,
         preprocessing.adapted(image_size, resize),
