@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.io import wavfile
 from scipy.signal import spectrogram
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from sktransfer.datasets import load_image_folder, load_image_table
 
@@ -39,6 +39,16 @@ class DevelopmentSet:
     def y(self):
         """All labels."""
         return np.concatenate([self.y_train, self.y_test])
+
+    @property
+    def own_split(self):
+        """Rows of X to train with, and those to test."""
+        return np.split(np.arange(len(self.y)), [len(self.y_train)])
+
+    def folds(self, seed):
+        """Five pairs of such rows, which test each image once."""
+        splitter = StratifiedKFold(5, shuffle=True, random_state=seed)
+        return list(splitter.split(self.y, self.y))
 
     def subset(self, seed):
         """Rows of `few` training images a class, or all of a class that has fewer."""

@@ -25,7 +25,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from skimage.feature import hog
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
@@ -95,16 +94,15 @@ def network(data, untrained=False, **parameters):
 
 def summary(score, data, all_seeds=False):
     """Three cells: few labels, all, and folds where few images are tested."""
-    train, test = np.split(np.arange(len(data.y)), [len(data.y_train)])
+    train, test = data.own_split
     few = [score(data.subset(seed), test, seed) for seed in SEEDS]
     full = [score(train, test, seed) for seed in (SEEDS if all_seeds else [0])]
     if len(test) > FEW_TO_TEST:
         return cell(few), cell(full), ""
-    folds = []
-    for seed in range(REPEATS):
-        splitter = StratifiedKFold(5, shuffle=True, random_state=seed)
-        splits = splitter.split(data.y, data.y)
-        folds.append(np.mean([score(*split, seed) for split in splits]))
+    folds = [
+        np.mean([score(*split, seed) for split in data.folds(seed)])
+        for seed in range(REPEATS)
+    ]
     return cell(few), cell(full), cell(folds)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from _sets import DATA, SETS, take
 from _timing import print_table
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.model_selection import train_test_split
 
 from sktransfer import (
     Augmentation,
@@ -135,9 +135,8 @@ def measure(model, data, part, seed):
 def splits(data, part, seed):
     """Rows to train with and rows to test."""
     if part == "folds":
-        splitter = StratifiedKFold(5, shuffle=True, random_state=seed)
-        return list(splitter.split(data.y, data.y))
-    train, test = np.split(np.arange(len(data.y)), [len(data.y_train)])
+        return data.folds(seed)
+    train, test = data.own_split
     if part == "few":
         train, _ = train_test_split(
             train, train_size=FEW, stratify=data.y_train, random_state=seed

@@ -11,8 +11,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from train import N_CLASSES, N_FEATURES, load
 
-PREPROCESSING = {"image_size": 96, "resize_size": 96, "resize": "squash"}
-LARGER_SIZE = 160  # for photographs, by the table of sizes in benchmarks/results
+from sktransfer.backbones._mini import PREPROCESSING
+
 DATA = (
     "59k images of 64 to 84 px from 273 ImageNet classes (mini-ImageNet and "
     "Tiny-ImageNet, without ants and bees)"
@@ -33,7 +33,9 @@ def main(run, target, initial_card):
         if name.startswith(prefix) and not name.endswith("num_batches_tracked")
     }
     path = target / "mini.safetensors"
-    save_file(trunk, path, {"sktransfer.preprocessing": json.dumps(PREPROCESSING)})
+    save_file(
+        trunk, path, {"sktransfer.preprocessing": json.dumps(PREPROCESSING.to_dict())}
+    )
     settings = {
         k: v
         for k, v in state["settings"].items()
@@ -42,8 +44,8 @@ def main(run, target, initial_card):
     card = {
         "architecture": "torchvision mobilenet_v3_small, features only",
         "n_features": N_FEATURES,
-        "image_size": PREPROCESSING["image_size"],
-        "larger_size": LARGER_SIZE,
+        "image_size": PREPROCESSING.image_size,
+        "larger_size": PREPROCESSING.larger_size,
         "data": DATA,
         "n_classes": N_CLASSES,
         "teacher": TEACHER,

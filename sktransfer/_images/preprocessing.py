@@ -101,8 +101,9 @@ class Preprocessing:
         sides = [] if self.larger_size is None else shorter_sides()
         if not sides:
             return self.image_size
+        median = np.median(sides)
         sizes = self.larger_size, self.image_size  # the former if it is a tie
-        return min(sizes, key=lambda size: abs(size - np.median(sides)))
+        return min(sizes, key=lambda size: abs(size - median))
 
     @property
     def decode_size(self):
