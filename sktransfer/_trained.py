@@ -183,7 +183,8 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
     def _training(self, fit, module, **more):
         """Assemble one fit; `more` goes to the engine's Training."""
         from sktransfer._engine.module import segments_up_to
-        from sktransfer._engine.training import Recipe, Task, Training
+        from sktransfer._engine.task import Recipe, Task
+        from sktransfer._engine.training import Training
 
         engine, views = self._engine(), self._views(fit)
         kind = FusedSources if isinstance(fit.images, FusedRows) else Sources
@@ -214,10 +215,9 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
             verbose=int(self.verbose),
             precision=engine.precision,
         )
-        base, layer = self.backbone_.base, fit.strategy.layer
         return Training(
             module,
-            lambda: segments_up_to(base.segments(), layer),
+            lambda: segments_up_to(self.backbone_.base.segments(), fit.strategy.layer),
             task,
             recipe,
             **more,

@@ -82,14 +82,6 @@ def test_rows_that_judge_are_few_and_from_all_over_the_set(n, n_asked):
         assert np.diff(rows).max() <= n // n_asked + 1
 
 
-@pytest.mark.parametrize("between", [0.4, 0.8])
-def test_looking_at_the_end_leaves_the_weights_as_they_were(between):
-    net, mixing = trained({0.0: 0.5, 1.0: between, 4.0: 0.7})
-    with mixing.as_if_over(Dataset(np.arange(3))):
-        assert net.weight == (1.0 if between == 0.4 else 4.0)
-    assert net.weight == 4.0
-
-
 def test_all_the_way_needs_no_probe():
     _, mixing = trained({}, coefficient=1.0)
     assert mixing.probe is None

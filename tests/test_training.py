@@ -14,7 +14,8 @@ from sktransfer._engine.data import Rows
 from sktransfer._engine.losses import resolve_loss
 from sktransfer._engine.module import TransferModule
 from sktransfer._engine.net import untrained_net
-from sktransfer._engine.training import Recipe, Task, Training
+from sktransfer._engine.task import Recipe, Task
+from sktransfer._engine.training import Training
 from sktransfer._engine.validation import BestWeights
 from sktransfer._randomness import seeded_globals
 from sktransfer.strategies._phases import Phase, StagePlan
@@ -463,6 +464,78 @@ def test_barrier_between_the_probe_and_what_was_trained_is_told(monkeypatch):
         training.run([PROBE, TOP])
     assert_same_bits(state_of(training), states[-1])
     assert_same_bits(states[1], make_training().module.state_dict())
+
+
+TRAIN = phase("train", ("low", "top"), 6, batch_norm="train")
+
+
+def make_slow_training(settles=True, **options):
+    """Batch norms that follow at .001 a step, and images that hardly vary."""
+    training = make_training(**options)
+    for layer in training.module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.001
+    for source in (True, False):
+        activations = training.task.activations(None, source)
+        activations.activations = activations.activations / 10
+    if not settles:
+        training.net.settle_statistics = lambda: None
+    return training
+
+
+def test_trained_batch_norms_have_the_statistics_of_what_was_trained():
+    losses = []
+    for settles in (True, False):
+        training = make_slow_training(settles)
+        training.run([TRAIN])
+        losses.append(training.net.mean_loss(training._plain()))
+    last = training.net.history[-1, "train_loss"]
+    assert losses[0] < 1.1 * last
+    assert losses[1] > 1.4 * last
+
+
+def test_epochs_are_judged_by_the_statistics_that_will_be_used():
+    training = make_slow_training(n_valid=N_VALID)
+    training.run([TRAIN])
+    rows = [(row["valid_loss"], row["train_loss"]) for row in training.net.history]
+    assert all(valid < 1.5 * train for valid, train in rows)
+    best = training.best.best_loss
+    valid = training.task.dataset(None, training=False)
+    assert training.net.mean_loss(valid) == pytest.approx(best)
+
+
+def test_one_more_epoch_ends_with_the_statistics_of_what_was_trained():
+    losses = []
+    for settles in (True, False):
+        training = make_slow_training(settles)
+        for _ in range(3):
+            training.one_more_epoch(TRAIN, 0)
+        losses.append(training.net.mean_loss(training._plain()))
+    assert losses[0] < 0.5 * losses[1]
+
+
+@pytest.mark.parametrize("last", [TOP, TRAIN])
+@pytest.mark.parametrize("mixing", [0.25, 1.0])
+def test_looking_at_the_end_shows_it_and_changes_nothing(last, mixing):
+    class Look(Tasks):
+        def end_epoch(self):
+            before = state_of(training)
+            with training.as_if_over():
+                self.seen = state_of(training)
+            assert_same_bits(state_of(training), before)
+            return super().end_epoch()
+
+    ends = []
+    for tasks in (Look(), Tasks()):
+        training = make_slow_training(tasks=tasks)
+        training.mixing = mixing
+        training.run([PROBE, last])
+        ends.append(state_of(training))
+        if isinstance(tasks, Look):
+            assert_same_bits(tasks.seen, ends[0])
+            with training.as_if_over():
+                assert_same_bits(state_of(training), ends[0])
+    assert_same_bits(*ends)
 
 
 def test_mean_loss_counts_each_row_once_whatever_the_batches():

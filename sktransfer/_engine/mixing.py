@@ -6,7 +6,6 @@ is being transferred in transfer learning?", NeurIPS 2020). At rates that are to
 it is, so some training rows judge the weights between before they are taken.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,16 +71,6 @@ class Mixing:
             "far from the one it started from. Lower `lr` or the strategy's "
             "`backbone_lr_ratio`, or pass mixing=1.0."
         )
-
-    @contextmanager
-    def as_if_over(self, rows):
-        """Let the module have the weights that it would end with if it stopped now."""
-        trained = self.net.module_.snapshot()
-        self.move_if_no_worse(rows)
-        try:
-            yield
-        finally:
-            self.net.module_.restore(trained)
 
 
 def _some(dataset):

@@ -3,12 +3,8 @@
 import torch
 from torch import nn
 
+from sktransfer._engine.batch_norm import batch_norms
 from sktransfer._engine.optimizers import NORMS
-
-
-def _batch_norms(module):
-    kind = nn.modules.batchnorm._BatchNorm
-    return [layer for layer in module.modules() if isinstance(layer, kind)]
 
 
 class TransferModule(nn.Module):
@@ -84,7 +80,7 @@ class TransferModule(nn.Module):
         for segment in self.segments:
             segment.train(mode and segment.name in self._trainable)
         if self._batch_norm != "train":
-            for layer in _batch_norms(self.segments):
+            for layer in batch_norms(self.segments):
                 layer.eval()
         return self
 
@@ -179,7 +175,7 @@ def _unfreeze(segment, trainable, batch_norm):
             # Attention calls its own `in_proj_bias`.
             parameter.requires_grad_("bias" in name.rpartition(".")[2].split("_"))
     if batch_norm == "frozen":
-        for layer in _batch_norms(segment):
+        for layer in batch_norms(segment):
             layer.requires_grad_(False)
 
 

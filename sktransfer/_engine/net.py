@@ -15,6 +15,7 @@ from skorch.callbacks import GradientNormClipping
 from skorch.dataset import get_len, unpack_data
 from skorch.history import History
 
+from sktransfer._engine.batch_norm import settle_statistics
 from sktransfer._engine.data import Rows, batches, epoch_order, part_of
 from sktransfer._engine.engines import autocast
 from sktransfer._engine.fusion import drop_modalities
@@ -55,7 +56,14 @@ class TransferNet(NeuralNet):
         What training computes with.
     **kwargs : dict
         skorch's own.
+
+    Attributes
+    ----------
+    judges_ : callable or None
+        Returns training rows by which weights are judged, the same in each pass.
     """
+
+    judges_ = None
 
     def __init__(
         self,
@@ -128,7 +136,7 @@ class TransferNet(NeuralNet):
 
     def forget_data(self):
         """Let go of the images of a fit, and of the last batch; keep the optimizer."""
-        self.train_split = self._make_optimizer = None
+        self.train_split = self._make_optimizer = self.judges_ = None
         self.module_.keeps_outputs, self.module_.stage_outputs = False, []
         self.module_.zero_grad(set_to_none=True)
 
@@ -164,6 +172,17 @@ class TransferNet(NeuralNet):
             if _is_signal(interrupt):
                 raise
             raise StopPhase from interrupt
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """Run one epoch; one that judges sees the network as it will be used."""
+        if iterator is not None and not training:
+            self.settle_statistics()
+        super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+
+    def settle_statistics(self):
+        """Make the statistics of batch norms that learn those that will be used."""
+        if self.judges_ is not None:
+            settle_statistics(self, self.judges_)
 
     def train_step(self, batch, **fit_params):
         """Take one optimizer step, and one of the schedule."""

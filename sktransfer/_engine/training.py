@@ -1,7 +1,7 @@
 """Run the phases of a strategy: what is solved is solved, the rest is trained."""
 
 import warnings
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,77 +10,19 @@ import torch
 from skorch.history import History
 from torch import nn
 
-from sktransfer._engine.data import Rows, batches, split_batches
+from sktransfer._engine.data import batches, split_batches
 from sktransfer._engine.mixing import Mixing
 from sktransfer._engine.net import StopPhase, TransferNet
 from sktransfer._engine.optimizers import make_optimizer, parameter_groups
 from sktransfer._engine.penalties import make_penalty
 from sktransfer._engine.schedules import Schedule
+from sktransfer._engine.task import Recipe, Task
 from sktransfer._randomness import derived_seed
 
 # Training rows, at most, on which a penalty measures what it needs to know: DELTA
 # passes them through the network once a channel.
 _PENALTY_ROWS = 64
 _PENALTY_ORDER = 4
-
-
-@dataclass
-class Recipe:
-    """How gradients are used; the estimators' parameters of the same names."""
-
-    optimizer: object
-    optimizer_params: dict | None
-    lr: float
-    weight_decay: float
-    lr_schedule: object
-    gradient_clip: float | None
-    batch_size: int
-    device: torch.device
-    seed: int
-    n_views: int | None = None
-    modality_dropout: float = 0.0
-    callbacks: list | None = None
-    verbose: int = 0
-    precision: str = "float32"
-
-
-@dataclass
-class Task:
-    """What is learnt from which rows.
-
-    Parameters
-    ----------
-    activations : callable
-        ``activations(cut, training)`` is the source of the inputs behind a cut.
-    targets : list of torch.Tensor
-        One a head, for all rows.
-    weights : torch.Tensor of shape (n, n_heads)
-        Weights of the rows for each head.
-    losses : list of callable
-        One a head.
-    task_weights : list of float
-        Weights of the heads.
-    train, valid : ndarray of int
-        Rows to learn from; rows that only judge, possibly none.
-    solve : callable
-        ``solve(phase, cut)`` puts the exact solution into the heads; the next phase
-        trains behind `cut`.
-    """
-
-    activations: object
-    targets: list
-    weights: torch.Tensor
-    losses: list
-    task_weights: list
-    train: np.ndarray
-    valid: np.ndarray
-    solve: object
-
-    def dataset(self, cut, training):
-        """Return the rows of one part behind a cut."""
-        rows = self.train if training else self.valid
-        source = self.activations(cut, training)
-        return Rows(source, rows, self.targets, self.weights)
 
 
 @dataclass
@@ -196,6 +138,7 @@ class Training:
         with suppress(StopPhase):
             self.net.notify("on_train_end", X=self._train, y=None)
         self._end()
+        self.net.judges_ = None  # what it has become is not to be judged again
         if self.checkpoint is not None:
             self.checkpoint.remove()
         return self.net
@@ -222,11 +165,17 @@ class Training:
             warnings.warn(problem, stacklevel=2)
         mixing.probe = None
 
+    @contextmanager
     def as_if_over(self):
-        """Let the module have the weights that it would end with if it ended now."""
-        if self._mixing is None or self._mixing.probe is None:
-            return nullcontext()
-        return self._mixing.as_if_over(self._judges())
+        """Let the module be what it would end as if it ended now."""
+        trained = self.module.snapshot()
+        try:
+            self.net.settle_statistics()
+            if self._mixing.probe is not None:
+                self._mixing.move_if_no_worse(self._judges())
+            yield
+        finally:
+            self.module.restore(trained)
 
     def _judges(self):
         """Return the training rows as the cache may know them: plain, or a view."""
@@ -251,12 +200,17 @@ class Training:
                     "`unfreeze` or `batch_norm`, or FeatureExtraction()."
                 )
 
-    def _begin(self, number, phase, state):
+    def _enter(self, phase):
+        """Make ready the rows that a phase learns from, and those that judge it."""
         self._cut = phase.cut
         self._train = self.task.dataset(phase.cut, training=True)
         self._valid = None
         if len(self.task.valid):
             self._valid = self.task.dataset(phase.cut, training=False)
+        self.net.judges_ = self._judges
+
+    def _begin(self, number, phase, state):
+        self._enter(phase)
         if self.best is not None:
             self.best.begin_phase()
         if state is not None:
@@ -344,6 +298,7 @@ class Training:
                 self._save(number, epoch + 1)
             if self.tasks.end_epoch():
                 break
+        net.settle_statistics()
 
     def _save(self, number, epoch):
         net = self.net
@@ -375,9 +330,7 @@ class Training:
             Its number.
         """
         net = self.net
-        self._cut = phase.cut
-        self._train = self.task.dataset(phase.cut, training=True)
-        self._valid = None
+        self._enter(phase)
         net.train_split = self._split
         if getattr(net, "optimizer_", None) is None:
             # Without warm-up: a schedule sets the rates as soon as it is made.
@@ -395,3 +348,4 @@ class Training:
         ):
             with suppress(StopPhase):
                 step()
+        net.settle_statistics()

@@ -35,7 +35,10 @@ class FineTuning(Strategy):
         For how many epochs a head that is not linear trains alone at first.
     batch_norm : {"affine", "frozen", "train"}, default="affine"
         In the stages that learn: train scale and shift of the batch norms and keep the
-        statistics; keep both; or train and update everything.
+        statistics; keep both; or train and update everything. Statistics are then
+        those that followed the batches or, where the loss on training images is lower
+        by them, those measured in one more pass ("precise" batch norm: Wu and Johnson,
+        2021).
     mixing : float in (0, 1], default=0.5
         Where a fit ends, on the straight line from the linear probe (0) to the trained
         weights (1): WiSE-FT's mixing coefficient. The trained weights stay where they
