@@ -22,6 +22,22 @@ from sktransfer.strategies._phases import Phase, StagePlan
 SIZES = (8, 8, 3)
 
 
+class Masked(nn.BatchNorm2d):
+    """Takes more than a batch."""
+
+    def forward(self, batch, mask=None):
+        return super().forward(batch)
+
+
+class WithMask(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = Masked(3)
+
+    def forward(self, batch):
+        return self.norm(batch, torch.ones(1))
+
+
 class ByName(nn.Module):
     """Calls its norm as some networks do."""
 
@@ -65,7 +81,7 @@ def measure(made, parts):
 
 
 @pytest.mark.parametrize("center", [0.3, 3000.0])
-@pytest.mark.parametrize("first", [None, ByName])
+@pytest.mark.parametrize("first", [None, ByName, WithMask])
 def test_statistics_are_those_of_all_that_passed(first, center):
     made = module(first and first())
     parts = batches(center)
@@ -87,8 +103,7 @@ def test_deeper_layers_see_what_they_see_in_training_but_for_dropout():
     torch.testing.assert_close(layer.running_var, variance, rtol=1e-4, atol=1e-4)
 
 
-def normed_head():
-    return nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
+NORMED_HEAD = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
 
 
 @pytest.mark.parametrize(
@@ -100,13 +115,7 @@ def normed_head():
         ({"batch_norm": "frozen"}, []),
         ({"trainable": ()}, []),
         ({"first": nn.BatchNorm2d(3, track_running_stats=False)}, ["segments.1.0"]),
-        (
-            {
-                "head": nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)),
-                "trainable": (),
-            },
-            ["heads.0.0"],
-        ),
+        ({"head": NORMED_HEAD, "trainable": ("top",)}, ["segments.1.0"]),
     ],
 )
 def test_only_what_training_would_change_is_measured(options, expected):
@@ -216,6 +225,17 @@ def test_statistics_with_the_lower_loss_are_kept(by_running, by_measured, kept):
         assert sorted(rows) == list(range(n))
         assert np.array_equal(rows, net.judged[0])
         assert list(rows) != sorted(rows)  # classes often stand together
+
+
+@pytest.mark.parametrize("n_judged", [1, 2])
+def test_statistics_are_as_they_were_after_an_error(n_judged):
+    made = module()
+    net = Net(made, [0.5] * (n_judged - 1))
+    before = copy.deepcopy(made.state_dict())
+    with pytest.raises(StopIteration):
+        settle_statistics(net, lambda: Dataset(np.arange(19)))
+    assert len(net.judged) == n_judged
+    assert all(torch.equal(t, before[name]) for name, t in made.state_dict().items())
 
 
 def test_some_rows_of_many_are_enough():

@@ -20,7 +20,7 @@ class Net:
     """A net whose loss depends on its one weight alone, as a table says."""
 
     def __init__(self, losses):
-        self.losses, self.asked = losses, []
+        self.losses, self.asked, self.settled = losses, [], []
         self.module_ = TransferModule([], nn.Identity(), [nn.Linear(1, 1, bias=False)])
 
     @property
@@ -30,6 +30,9 @@ class Net:
     def set_weight(self, value):
         with torch.no_grad():
             self.module_.heads[0].weight.fill_(value)
+
+    def settle_statistics(self):
+        self.settled.append(self.weight)
 
     def mean_loss(self, dataset):
         self.asked.append(dataset.rows)
@@ -60,6 +63,7 @@ def test_weights_between_are_taken_unless_they_are_worse_than_both_ends(losses):
     net, mixing = trained(losses)
     assert mixing.move_if_no_worse(Dataset(np.arange(3))) == ""
     assert net.weight == 1.0
+    assert net.settled == [1.0]
 
 
 @pytest.mark.parametrize("between", [0.8, float("nan")])

@@ -253,6 +253,8 @@ def test_fit_ends_between_the_probe_and_what_was_trained(kind, mixing):
     assert changed(mixed) == changed(trained) != set()
     start, end = (float_tensors(e.backbone_) for e in (probe, trained))
     for name, found in float_tensors(mixed.backbone_).items():
+        if "running" in name and mixed.strategy.batch_norm == "train":
+            continue  # statistics are of the network that it has become
         expected = (1 - mixing) * start[name] + mixing * end[name]
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     for part in ("coef", "intercept"):

@@ -67,12 +67,13 @@ class Tasks:
         return self.n_epochs == self.stop_after
 
 
-def make_task(solved, n_valid=0):
+def make_task(solved, n_valid=0, scale=1.0):
     """Images in which the brightest channel is the class, and all that goes with it."""
     generator = torch.Generator().manual_seed(0)
     target = torch.arange(N) % 3
     images = torch.randn(N, 3, 6, 6, generator=generator)
     images[torch.arange(N), target] += 1
+    images *= scale
     sources = {}
 
     def activations(cut, training):
@@ -97,7 +98,7 @@ def accuracy(outputs, targets, weights):
     return float((outputs[0].argmax(axis=1) == targets[0]).mean())
 
 
-def make_training(tasks=None, n_valid=0, folder=None, net=None, **recipe):
+def make_training(tasks=None, n_valid=0, folder=None, net=None, scale=1.0, **recipe):
     recipe = {
         "optimizer": "adamw",
         "optimizer_params": None,
@@ -110,7 +111,7 @@ def make_training(tasks=None, n_valid=0, folder=None, net=None, **recipe):
         "seed": 0,
     } | recipe
     solved = []
-    task, sources = make_task(solved, n_valid)
+    task, sources = make_task(solved, n_valid, scale)
     with seeded_globals(1):
         module = TransferModule(stages(), nn.Identity(), [nn.Linear(4, 3)])
     training = Training(
@@ -471,13 +472,10 @@ TRAIN = phase("train", ("low", "top"), 6, batch_norm="train")
 
 def make_slow_training(settles=True, **options):
     """Batch norms that follow at .001 a step, and images that hardly vary."""
-    training = make_training(**options)
+    training = make_training(scale=0.1, **options)
     for layer in training.module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 0.001
-    for source in (True, False):
-        activations = training.task.activations(None, source)
-        activations.activations = activations.activations / 10
     if not settles:
         training.net.settle_statistics = lambda: None
     return training
@@ -504,14 +502,28 @@ def test_epochs_are_judged_by_the_statistics_that_will_be_used():
     assert training.net.mean_loss(valid) == pytest.approx(best)
 
 
-def test_one_more_epoch_ends_with_the_statistics_of_what_was_trained():
+def test_what_is_mixed_is_judged_and_used_with_statistics_of_its_own():
     losses = []
     for settles in (True, False):
         training = make_slow_training(settles)
-        for _ in range(3):
-            training.one_more_epoch(TRAIN, 0)
+        training.mixing = 0.5
+        training.run([PROBE, TRAIN])
         losses.append(training.net.mean_loss(training._plain()))
-    assert losses[0] < 0.5 * losses[1]
+    training.net.plain_rows_ = training._plain
+    vars(training.net).pop("settle_statistics")
+    training.net.settle_statistics()
+    assert losses[0] == pytest.approx(training.net.mean_loss(training._plain()))
+    assert losses[0] < 0.9 * losses[1]
+
+
+def test_one_more_epoch_keeps_the_running_statistics():
+    # Its rows may be few, while running statistics know those of earlier calls.
+    states = []
+    for settles in (True, False):
+        training = make_slow_training(settles)
+        training.one_more_epoch(TRAIN, 0)
+        states.append(state_of(training))
+    assert_same_bits(*states)
 
 
 @pytest.mark.parametrize("last", [TOP, TRAIN])

@@ -31,18 +31,6 @@ def batch_norms(module):
     return [layer for layer in module.modules() if isinstance(layer, kind)]
 
 
-def learning_batch_norms(module):
-    """Return the batch norms whose statistics a step changes; leave eval mode on."""
-    module.train()
-    layers = [
-        layer
-        for layer in batch_norms(module)
-        if layer.training and layer.running_mean is not None
-    ]
-    module.eval()
-    return layers
-
-
 def settle_statistics(net, rows):
     """Let batch norms that learn have the running or the measured statistics.
 
@@ -63,45 +51,67 @@ def settle_statistics(net, rows):
     rng = np.random.default_rng(derived_seed(net.seed, _ORDER))
     rows = replace(rows, rows=rng.permutation(rows.rows)[:_ROWS])
     running = [(bn.running_mean.clone(), bn.running_var.clone()) for bn in layers]
-    loss = net.mean_loss(rows)
-    with torch.no_grad(), measured_statistics(layers):
-        for inputs, _ in net.get_iterator(rows, training=False):
-            net.infer(inputs)
-    if isnan(loss) or net.mean_loss(rows) < loss:
-        return
-    for layer, (mean, variance) in zip(layers, running, strict=True):
-        layer.running_mean.copy_(mean)
-        layer.running_var.copy_(variance)
+    loss, is_better = net.mean_loss(rows), False
+    try:
+        with torch.no_grad(), measured_statistics(layers):
+            for inputs, _ in net.get_iterator(rows, training=False):
+                net.infer(inputs)
+        is_better = isnan(loss) or net.mean_loss(rows) < loss
+    finally:
+        if not is_better:
+            for layer, (mean, variance) in zip(layers, running, strict=True):
+                layer.running_mean.copy_(mean)
+                layer.running_var.copy_(variance)
+
+
+def learning_batch_norms(module):
+    """Return batch norms of a network whose statistics a step of training changes.
+
+    Parameters
+    ----------
+    module : TransferModule
+        In eval mode afterwards.
+
+    Returns
+    -------
+    list of torch.nn.Module
+        The batch norms, without those of the heads.
+    """
+    module.train()
+    layers = [
+        layer
+        for layer in batch_norms(module.segments)
+        if layer.training and layer.running_mean is not None
+    ]
+    module.eval()
+    return layers
 
 
 @contextmanager
 def measured_statistics(layers):
     """Give batch norms the statistics of all that passes meanwhile.
 
-    If an error comes up they keep what they have.
-
     Parameters
     ----------
     layers : list of torch.nn.Module
         The batch norms, which are in eval mode before and after.
     """
-    moments = {layer: _Moments() for layer in layers}
-    hooks = [
-        layer.register_forward_pre_hook(moments[layer].add, with_kwargs=True)
-        for layer in layers
-    ]
     kept = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in layers]
-    for layer in layers:
-        # By those of its batch, as in training: deeper ones are measured in this pass.
-        layer.train()
-        layer.momentum = 0.0
+    moments, hooks = [_Moments() for _ in layers], []
     try:
+        for layer, seen in zip(layers, moments, strict=True):
+            hook = layer.register_forward_pre_hook(seen.add, with_kwargs=True)
+            hooks.append(hook)
+            # By those of its batch, as in training: deeper ones are measured as well.
+            layer.train()
+            layer.momentum = 0.0
         yield
-        for layer in layers:
-            moments[layer].write_to(layer)
+        for layer, seen in zip(layers, moments, strict=True):
+            seen.write_to(layer)
     finally:
-        for layer, hook, (momentum, n) in zip(layers, hooks, kept, strict=True):
+        for hook in hooks:
             hook.remove()
+        for layer, (momentum, n) in zip(layers, kept, strict=True):
             layer.momentum = momentum
             layer.num_batches_tracked.copy_(n)
             layer.eval()
@@ -114,7 +124,7 @@ class _Moments:
         self.n, self.mean, self.squares = 0, 0.0, 0.0
 
     def add(self, layer, args, kwargs):  # noqa: ARG002 (torch's signature)
-        (batch,) = (*args, *kwargs.values())
+        batch = (*args, *kwargs.values())[0]
         others = [dim for dim in range(batch.ndim) if dim != 1]
         variance, mean = torch.var_mean(batch.float(), dim=others, correction=0)
         n = batch.numel() // batch.shape[1]

@@ -40,6 +40,8 @@ class Mixing:
     def move(self):
         """Go from the trained weights back to those between."""
         self.net.module_.restore(self.probe, 1 - self.coefficient)
+        # Statistics of the network between need not lie between those at its ends.
+        self.net.settle_statistics()
 
     def move_if_no_worse(self, rows):
         """Go back, unless the loss between is above that at both ends.
@@ -57,12 +59,12 @@ class Mixing:
         module, rows = self.net.module_, _some(rows)
         trained = module.snapshot()
         self.move()
-        loss = self.net.mean_loss(rows)
+        between, loss = module.snapshot(), self.net.mean_loss(rows)
         module.restore(self.probe)
         at_probe = self.net.mean_loss(rows)
         module.restore(trained)
         if loss <= at_probe or loss <= (at_end := self.net.mean_loss(rows)):
-            self.move()
+            module.restore(between)
             return ""
         return (
             f"Parameter mixing: found {self.coefficient}, but there the loss on "

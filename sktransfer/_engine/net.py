@@ -59,11 +59,11 @@ class TransferNet(NeuralNet):
 
     Attributes
     ----------
-    judges_ : callable or None
-        Returns training rows by which weights are judged, the same in each pass.
+    plain_rows_ : callable or None
+        Returns the training rows without augmentation.
     """
 
-    judges_ = None
+    plain_rows_ = None
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class TransferNet(NeuralNet):
 
     def forget_data(self):
         """Let go of the images of a fit, and of the last batch; keep the optimizer."""
-        self.train_split = self._make_optimizer = self.judges_ = None
+        self.train_split = self._make_optimizer = self.plain_rows_ = None
         self.module_.keeps_outputs, self.module_.stage_outputs = False, []
         self.module_.zero_grad(set_to_none=True)
 
@@ -181,8 +181,8 @@ class TransferNet(NeuralNet):
 
     def settle_statistics(self):
         """Make the statistics of batch norms that learn those that will be used."""
-        if self.judges_ is not None:
-            settle_statistics(self, self.judges_)
+        if self.plain_rows_ is not None:
+            settle_statistics(self, self.plain_rows_)
 
     def train_step(self, batch, **fit_params):
         """Take one optimizer step, and one of the schedule."""

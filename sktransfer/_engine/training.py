@@ -138,7 +138,7 @@ class Training:
         with suppress(StopPhase):
             self.net.notify("on_train_end", X=self._train, y=None)
         self._end()
-        self.net.judges_ = None  # what it has become is not to be judged again
+        self.net.plain_rows_ = None  # what it has become is not to be judged again
         if self.checkpoint is not None:
             self.checkpoint.remove()
         return self.net
@@ -167,7 +167,7 @@ class Training:
 
     @contextmanager
     def as_if_over(self):
-        """Let the module be what it would end as if it ended now."""
+        """Let the weights and statistics of now be settled and mixed as at the end."""
         trained = self.module.snapshot()
         try:
             self.net.settle_statistics()
@@ -207,7 +207,7 @@ class Training:
         self._valid = None
         if len(self.task.valid):
             self._valid = self.task.dataset(phase.cut, training=False)
-        self.net.judges_ = self._judges
+        self.net.plain_rows_ = self._plain
 
     def _begin(self, number, phase, state):
         self._enter(phase)
@@ -348,4 +348,3 @@ class Training:
         ):
             with suppress(StopPhase):
                 step()
-        net.settle_statistics()

@@ -37,8 +37,8 @@ class FineTuning(Strategy):
         In the stages that learn: train scale and shift of the batch norms and keep the
         statistics; keep both; or train and update everything. Statistics are then
         those that followed the batches or, where the loss on training images is lower
-        by them, those measured in one more pass ("precise" batch norm: Wu and Johnson,
-        2021).
+        by them, those measured anew at the end of `fit` ("precise" batch norm: Wu and
+        Johnson, 2021).
     mixing : float in (0, 1], default=0.5
         Where a fit ends, on the straight line from the linear probe (0) to the trained
         weights (1): WiSE-FT's mixing coefficient. The trained weights stay where they
