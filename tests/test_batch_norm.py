@@ -9,11 +9,7 @@ import torch
 from _networks import Stage
 from torch import nn
 
-from sktransfer._engine.batch_norm import (
-    learning_batch_norms,
-    measured_statistics,
-    settle_statistics,
-)
+from sktransfer._engine.batch_norm import measured_statistics, settle_statistics
 from sktransfer._engine.module import TransferModule
 from sktransfer._randomness import seeded_globals
 from sktransfer.strategies._phases import Phase, StagePlan
@@ -73,7 +69,7 @@ def batches(center=0.3, spread=2.0):
 
 
 def measure(made, parts):
-    layers = learning_batch_norms(made)
+    layers = made.eval().learning_batch_norms()
     with torch.no_grad(), measured_statistics(layers):
         for part in parts:
             made(part)
@@ -191,6 +187,7 @@ class Net:
         self.images = torch.cat(batches())
 
     def mean_loss(self, dataset):
+        self.module_.eval()
         self.judged.append(dataset.rows)
         return next(self.losses)
 

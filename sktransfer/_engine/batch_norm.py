@@ -43,7 +43,7 @@ def settle_statistics(net, rows):
         are such batch norms. Statistics are measured, and kept if the loss on these
         rows is lower by them.
     """
-    layers = learning_batch_norms(net.module_)
+    layers = net.module_.learning_batch_norms()
     if not layers:
         return
     rows = rows()
@@ -62,29 +62,6 @@ def settle_statistics(net, rows):
             for layer, (mean, variance) in zip(layers, running, strict=True):
                 layer.running_mean.copy_(mean)
                 layer.running_var.copy_(variance)
-
-
-def learning_batch_norms(module):
-    """Return batch norms of a network whose statistics a step of training changes.
-
-    Parameters
-    ----------
-    module : TransferModule
-        In eval mode afterwards.
-
-    Returns
-    -------
-    list of torch.nn.Module
-        The batch norms, without those of the heads.
-    """
-    module.train()
-    layers = [
-        layer
-        for layer in batch_norms(module.segments)
-        if layer.training and layer.running_mean is not None
-    ]
-    module.eval()
-    return layers
 
 
 @contextmanager

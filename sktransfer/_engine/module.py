@@ -84,6 +84,18 @@ class TransferModule(nn.Module):
                 layer.eval()
         return self
 
+    def learning_batch_norms(self):
+        """Return the batch norms whose statistics `train` lets follow the batches."""
+        if self._batch_norm != "train":
+            return []
+        return [
+            layer
+            for segment in self.segments
+            if segment.name in self._trainable
+            for layer in batch_norms(segment)
+            if layer.running_mean is not None
+        ]
+
     def forward(self, images, **beside):
         """Compute the logits of each head.
 
