@@ -1,7 +1,6 @@
 """Statistics of batch norms: what is measured, and when that is kept."""
 
 import copy
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from _networks import Stage
 from torch import nn
 
 from sktransfer._engine.batch_norm import measured_statistics, settle_statistics
+from sktransfer._engine.data import Rows
 from sktransfer._engine.module import TransferModule
 from sktransfer._randomness import seeded_globals
 from sktransfer.strategies._phases import Phase, StagePlan
@@ -172,9 +172,8 @@ def failing():
     raise RuntimeError("no more")
 
 
-@dataclass
-class Dataset:
-    rows: np.ndarray
+def dataset(rows):
+    return Rows(None, rows, [], None)
 
 
 class Net:
@@ -213,7 +212,7 @@ def test_statistics_with_the_lower_loss_are_kept(by_running, by_measured, kept):
     running, measured, settled = module(), module(), module()
     net = Net(settled, [by_running, by_measured])
     n = len(net.images)
-    settle_statistics(net, lambda: Dataset(np.arange(n)))
+    settle_statistics(net, lambda: dataset(np.arange(n)))
     measure(measured, [net.images])
     expected = {"measured": measured, "running": running}[kept].state_dict()
     for name, tensor in settled.state_dict().items():
@@ -230,14 +229,14 @@ def test_statistics_are_as_they_were_after_an_error(n_judged):
     net = Net(made, [0.5] * (n_judged - 1))
     before = copy.deepcopy(made.state_dict())
     with pytest.raises(StopIteration):
-        settle_statistics(net, lambda: Dataset(np.arange(19)))
+        settle_statistics(net, lambda: dataset(np.arange(19)))
     assert len(net.judged) == n_judged
     assert all(torch.equal(t, before[name]) for name, t in made.state_dict().items())
 
 
 def test_some_rows_of_many_are_enough():
     net = Net(module(), [0.5, 0.4])
-    settle_statistics(net, lambda: Dataset(np.arange(5000) % len(net.images)))
+    settle_statistics(net, lambda: dataset(np.arange(5000) % len(net.images)))
     assert [len(rows) for rows in net.judged] == [512, 512]
 
 

@@ -11,10 +11,8 @@ better. So training rows judge which are kept.
 """
 
 from contextlib import contextmanager
-from dataclasses import replace
 from math import isnan
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -46,10 +44,7 @@ def settle_statistics(net, rows):
     layers = net.module_.learning_batch_norms()
     if not layers:
         return
-    rows = rows()
-    # Classes often stand together, and each batch is to be like the others.
-    rng = np.random.default_rng(derived_seed(net.seed, _ORDER))
-    rows = replace(rows, rows=rng.permutation(rows.rows)[:_ROWS])
+    rows = rows().some(_ROWS, derived_seed(net.seed, _ORDER))
     running = [(bn.running_mean.clone(), bn.running_var.clone()) for bn in layers]
     loss, is_better = net.mean_loss(rows), False
     try:

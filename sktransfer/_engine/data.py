@@ -9,7 +9,7 @@ claims of the next batch while it waits for others could wait for ever.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -271,6 +271,11 @@ class Rows(torch.utils.data.Dataset):
         row = np.atleast_1d(self.rows[i])
         inputs = self.source.finish(self.source.load(row, 0))
         return part_of(inputs, 0), self.labels(row)
+
+    def some(self, most, seed):
+        """Return up to so many of the rows, at random: classes often stand together."""
+        rows = np.random.default_rng(seed).permutation(self.rows)[:most]
+        return replace(self, rows=rows)
 
     def labels(self, rows):
         """Targets and weights of some rows, on the source's device."""

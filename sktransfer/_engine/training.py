@@ -5,12 +5,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
 from skorch.history import History
 from torch import nn
 
-from sktransfer._engine.data import batches, split_batches
+from sktransfer._engine.data import split_batches
 from sktransfer._engine.mixing import Mixing
 from sktransfer._engine.net import StopPhase, TransferNet
 from sktransfer._engine.optimizers import make_optimizer, parameter_groups
@@ -262,10 +261,8 @@ class Training:
         elif penalty.needs_batches:
             self.module.eval()
             seed = derived_seed(self.recipe.seed, _PENALTY_ORDER)
-            order = np.random.default_rng(seed).permutation(len(self._train))
-            order = order[:_PENALTY_ROWS]
-            some = batches(self._plain(), order, self.recipe.batch_size, 0)
-            images = self._of_images(some)
+            some = self._plain().some(_PENALTY_ROWS, seed)
+            images = self._of_images(self.net.get_iterator(some, training=False))
             penalty.prepare(images, self._loss_of_features, nn.Identity())
         return penalty
 
