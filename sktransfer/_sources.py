@@ -48,7 +48,7 @@ class Sources:
                 source.store.end()
 
     def _make(self, cut, views):
-        from sktransfer._engine.data import Activations
+        from sktransfer._engine.activations import Activations
 
         estimator = self.estimator
         backbone, engine = estimator.backbone_, estimator._engine()

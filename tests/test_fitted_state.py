@@ -10,7 +10,7 @@ from _networks import classifier, images, three_convs
 from torch import nn
 
 from sktransfer import FeatureExtraction, FineTuning
-from sktransfer._engine.data import Activations
+from sktransfer._engine.activations import Activations
 
 
 def logits(estimator, X):

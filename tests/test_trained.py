@@ -38,7 +38,7 @@ from sktransfer import (
     ParameterSharing,
 )
 from sktransfer._cache.memory import SHARED
-from sktransfer._engine.data import Activations
+from sktransfer._engine.activations import Activations
 from sktransfer._engine.normalization import normalized_batch
 from sktransfer.exceptions import InvalidImageError
 

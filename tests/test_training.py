@@ -368,7 +368,7 @@ def test_one_more_epoch_has_constant_rates_and_keeps_the_optimizer():
     assert again.net.optimizer_ is optimizer
     assert {len(state) for state in optimizer.state.values()} == {3}
     assert {int(state["step"]) for state in optimizer.state.values()} == {10}
-    assert rates == 10 * [[0.005] * 4 + [0.01] * 2]
+    assert rates == 10 * [[0.005] * 2 + [0.01] * 2]
     assert [row["epoch"] for row in again.net.history] == [1, 2]
 
 

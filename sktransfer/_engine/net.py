@@ -159,9 +159,9 @@ class TransferNet(NeuralNet):
     def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
         """Record the learning rates."""
         super().on_epoch_end(net, dataset_train, dataset_valid, **kwargs)
-        groups = self.optimizer_.param_groups
-        for name, lr in {group["name"]: group["lr"] for group in groups}.items():
-            self.history.record(f"lr_{name}", lr)
+        for group in self.optimizer_.param_groups:
+            for name in group["names"]:
+                self.history.record(f"lr_{name}", group["lr"])
         self.phase_epoch_ += 1
 
     def notify(self, method_name, **cb_kwargs):

@@ -16,6 +16,10 @@ _LR = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 1e-2}
 # size, so its strength differs from weight to weight (Loshchilov and Hutter, "Decoupled
 # Weight Decay Regularization", ICLR 2019): nothing to have by default.
 _WEIGHT_DECAY = {"adam": 0.0, "adamw": 1e-3, "rmsprop": 0.0, "sgd": 5e-4}
+# One pass over memory a step, several times as fast as torch's default on a CPU.
+_FUSED = ("adam", "adamw", "sgd")
+_FUSED_DEVICES = ("cpu",)
+_LOOPS = {"fused", "foreach", "differentiable"}
 # These have parameters of their own, and differ between groups.
 _SET_ELSEWHERE = ("lr", "weight_decay")
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -52,12 +56,28 @@ def make_optimizer(optimizer, groups, optimizer_params=None):
         # torch refuses Nesterov's form without momentum or with dampening.
         plain = params["momentum"] == 0 or params.get("dampening", 0) != 0
         params.setdefault("nesterov", not plain)
+    if optimizer in _FUSED and not _LOOPS.intersection(params) and _can_fuse(groups):
+        params["fused"] = True
     try:
         return cls(groups, **params)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Parameter optimizer_params: {cls.__name__} refused {params!r} ({error})."
         ) from error
+
+
+def _can_fuse(groups):
+    """Tell whether fused optimizers may have these parameters.
+
+    They go through memory as if it held a tensor's elements and no others.
+    """
+    return all(
+        p.device.type in _FUSED_DEVICES
+        and p.is_floating_point()
+        and (p.is_contiguous() or p.is_contiguous(memory_format=torch.channels_last))
+        for group in groups
+        for p in group["params"]
+    )
 
 
 def default_lr(optimizer):
@@ -116,28 +136,25 @@ def parameter_groups(parts, lr, weight_decay):
     Returns
     -------
     list of dict
-        Up to two groups a part, named ``"<part>.decay"`` and ``"<part>.no_decay"``,
-        with the keys params, lr, weight_decay and name. Groups without parameters are
-        left out, and so are parameters that do not require a gradient.
+        Groups with the keys params, lr, weight_decay and names, which are
+        ``"<part>.decay"`` and ``"<part>.no_decay"``. What has the same rate and decay
+        is one group: an optimizer takes the time of a step for each. Parameters that
+        do not require a gradient are left out, and so are parts without others.
     """
-    groups, seen = [], set()
+    groups, seen = {}, set()
     for part, module, lr_factor in parts:
-        split = {"decay": [], "no_decay": []}
         for parameter, is_weight in trainable_parameters(module):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                split["decay" if is_weight else "no_decay"].append(parameter)
-        groups += [
-            {
-                "params": params,
-                "lr": lr * lr_factor,
-                "weight_decay": weight_decay if kind == "decay" else 0.0,
-                "name": f"{part}.{kind}",
-            }
-            for kind, params in split.items()
-            if params
-        ]
-    return groups
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            setting = lr * lr_factor, weight_decay if is_weight else 0.0
+            params, names = groups.setdefault(setting, ([], {}))
+            params.append(parameter)
+            names[f"{part}.{'decay' if is_weight else 'no_decay'}"] = None
+    return [
+        {"params": params, "lr": rate, "weight_decay": decay, "names": list(names)}
+        for (rate, decay), (params, names) in groups.items()
+    ]
 
 
 def trainable_parameters(module):
