@@ -95,7 +95,8 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         ``"cosine"``, ``"one_cycle"``, ``"step"``, ``"plateau"``, ``"constant"``, or a
         callable from the optimizer to a torch scheduler; each phase runs it anew.
     gradient_clip : float or None, default=1.0
-        Largest norm of a step's gradient.
+        Largest norm of a step's gradient; with a penalty, of the head's and of the
+        backbone's each.
     max_epochs : int, default=20
         Epochs of all phases together; the last phase gets what the others leave.
     batch_size : int, default=32

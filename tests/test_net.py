@@ -13,6 +13,7 @@ from sktransfer._engine.data import Rows, epoch_order
 from sktransfer._engine.module import TransferModule
 from sktransfer._engine.net import StopPhase, TransferNet
 from sktransfer._engine.optimizers import parameter_groups
+from sktransfer._engine.penalties import Penalty
 from sktransfer._engine.schedules import Schedule
 from sktransfer._randomness import seeded_globals
 from sktransfer.strategies._phases import Phase, StagePlan
@@ -201,6 +202,25 @@ def test_gradients_of_a_step_are_clipped_together():
         before_and_after.append(torch.cat([m.flatten() for m in moves]).norm().item())
     assert before_and_after[0] > 0.5
     assert before_and_after[1] <= 0.01
+
+
+def test_heads_learn_as_much_however_strong_a_penalty_is():
+    class Pull(Penalty):
+        def __call__(self, inputs, stage_outputs, features):
+            return self.strength * features.square().sum()
+
+    moves = []
+    for strength in (1.0, 1e6):
+        net = make_net(lr=1.0, gradient_clip=0.01)
+        net.begin_phase(0, PHASE, net._make_optimizer, Pull(strength))
+        before = weights_of(net)
+        net.fit_loop(rows(8), epochs=1)
+        moved = {n: w - before[n] for n, w in weights_of(net).items()}
+        moves.append({n: move for n, move in moved.items() if "heads" in n})
+        for of_heads in (True, False):
+            part = [m.flatten() for n, m in moved.items() if ("heads" in n) == of_heads]
+            assert 0 < torch.cat(part).norm() <= 0.0101
+    assert_equal_weights(*moves, rtol=1e-5, atol=0)
 
 
 def test_dropout_depends_on_the_place_and_not_on_the_global_generator():

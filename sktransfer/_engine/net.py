@@ -49,7 +49,8 @@ class TransferNet(NeuralNet):
     n_views : int or None, default=None
         Number of fixed views an image has; None is a new one each epoch.
     gradient_clip : float or None, default=None
-        Largest norm of the gradient of a step.
+        Largest norm of the gradient of a step; with a penalty, of the heads' and of
+        the trunk's each.
     modality_dropout : float, default=0.0
         Probability that a row is seen without its images, or its table, in a step.
     precision : {"float32", "bfloat16"}, default="float32"
@@ -92,7 +93,7 @@ class TransferNet(NeuralNet):
     def _default_callbacks(self):
         callbacks = super()._default_callbacks
         if self.gradient_clip is not None:
-            clipping = GradientNormClipping(self.gradient_clip)
+            clipping = _Clipping(self.gradient_clip)
             callbacks = [*callbacks, ("gradient_clipping", clipping)]
         if not self.verbose:
             callbacks = [pair for pair in callbacks if pair[0] != "print_log"]
@@ -283,6 +284,23 @@ class TransferNet(NeuralNet):
     def get_loss(self, y_pred, y_true, X=None, training=False):  # noqa: ARG002
         """Loss of one batch without the penalty."""
         return self._loss(y_pred, *y_true)
+
+
+class _Clipping(GradientNormClipping):
+    """Clips the gradient of a step; with a penalty, that of the heads by itself.
+
+    A penalty that holds the network can have hundreds of times the gradient of the
+    loss. Scaled down together with it the heads would learn from the first batch alone.
+    """
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        """Scale down what is too large."""
+        parts = {}
+        for name, parameter in named_parameters:
+            part = net.penalty_ is None or name.startswith("heads.")
+            parts.setdefault(part, []).append((name, parameter))
+        for part in parts.values():
+            super().on_grad_computed(net, part, **kwargs)
 
 
 class _Iterator:
