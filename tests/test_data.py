@@ -226,36 +226,11 @@ def test_another_fit_finds_what_the_store_has():
     assert sizes == []
 
 
-@pytest.mark.parametrize("has_network", [True, False])
-@pytest.mark.parametrize("has_store", [True, False])
-def test_stacked_ahead_as_for_a_gpu_the_batches_are_the_same(
-    has_network, has_store, monkeypatch
-):
-    def passes():
-        net = network() if has_network else None
-        data, sizes = source(pixels(40), net, MemoryStore() if has_store else None)
-        rows = rows_of(data)
-        made = [
-            [batch for batch, _ in batches(rows, list(order), 12, 0)]
-            for order in (range(40), range(39, -1, -1))
-        ]
-        return made, sizes, data.load(np.arange(12), 0).stack
-
-    expected, sizes, stack = passes()
-    assert stack is None
-    monkeypatch.setattr(Activations, "stacks_ahead", True)
-    found, again, stack = passes()
-    # Without a store the frozen network gets pixels, filled up to its least rows.
-    assert len(stack) == (16 if has_network and not has_store else 12)
-    assert again == sizes
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_loading_claims_nothing_so_that_nobody_waits_for_a_batch_ahead():
     store = MemoryStore()
     data, _ = source(pixels(20), network(), store)
     loaded = data.load(np.arange(20), 0)
-    keys = [row.key for row in loaded.rows]
+    keys = [row.key for row in loaded]
     assert store.new_pass().claim(keys)[1] == set(keys)
 
 
@@ -264,7 +239,7 @@ def test_rows_that_another_fit_computes_are_awaited_and_not_computed():
     expected = expected_activations(X, net)
     data, sizes = source(X, net, store)
     loaded = data.load(np.arange(20), 0)
-    other, theirs = store.new_pass(), [row.key for row in loaded.rows[15:]]
+    other, theirs = store.new_pass(), [row.key for row in loaded[15:]]
     other.claim(theirs)
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(data.finish, loaded)
@@ -287,7 +262,7 @@ def test_claims_of_a_batch_on_which_the_network_fails_are_given_up():
     data.network.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="broke down"):
         data.finish(loaded)
-    assert not store.new_pass().busy([row.key for row in loaded.rows])
+    assert not store.new_pass().busy([row.key for row in loaded])
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 15])

@@ -13,13 +13,7 @@ from functools import partial
 
 import torch
 
-from sktransfer._engine.normalization import (
-    normalized_batch,
-    normalized_there,
-    sent,
-    stacked,
-    stacked_pixels,
-)
+from sktransfer._engine.normalization import normalized_batch, stacked
 from sktransfer._engine.reading import (
     LoadedRow,
     load_in_portions,
@@ -87,7 +81,7 @@ class Activations:
 
         Returns
         -------
-        LoadedBatch
+        list of LoadedRow
             For each row its key, its activation if that is known, else its pixels.
         """
         view = view if self.augment is not None else 0
@@ -102,28 +96,7 @@ class Activations:
             if isinstance(result, DecodeError)
         ]
         raise_problems(problems, len(self.images), "")
-        return LoadedBatch(loaded, self._stacked(loaded))
-
-    def _stacked(self, loaded):
-        """Stack what a GPU is about to fetch; it computes meanwhile.
-
-        What is to be computed first is left as it is: others may have computed it by
-        then.
-        """
-        if not (self.stacks_ahead and loaded):
-            return None
-        if self.network is None:
-            return stacked_pixels(_pixels_in(loaded), self.device)
-        if self.store is None:
-            return stacked_pixels(self._filled_up(_pixels_in(loaded)), self.device)
-        activations = [row.activation for row in loaded]
-        known = all(activation is not None for activation in activations)
-        return stacked(activations, self.device) if known else None
-
-    @property
-    def stacks_ahead(self):
-        """Whether loading a batch ends in the memory that the device reads from."""
-        return self.device.type == "cuda"
+        return loaded
 
     def check(self, keep):
         """Read all images once; raise for all that cannot be read.
@@ -151,10 +124,10 @@ class Activations:
 
     def known(self, rows, view):
         """Return what `load` would, if that needs neither reading nor a file."""
-        if self.store is None or not self.store.in_memory or self.stacks_ahead:
+        if self.store is None or not self.store.in_memory:
             return None
         loaded = self._look_up(rows, view if self.augment is not None else 0)
-        return None if None in loaded else LoadedBatch(loaded)
+        return None if None in loaded else loaded
 
     def release(self):
         """Tell the store that an epoch is over."""
@@ -201,7 +174,7 @@ class Activations:
 
         Parameters
         ----------
-        loaded : LoadedBatch
+        loaded : list
             What `load` returned.
 
         Returns
@@ -209,17 +182,15 @@ class Activations:
         torch.Tensor
             Activations (b, ...), or normalized images (b, 3, s, s) without a network.
         """
-        rows, stack = loaded.rows, loaded.stack
         if self.network is None:
-            self._keep([(key, p) for key, _, p in rows if p is not None])
-            return self._normalized(_pixels_in(rows), stack)
+            pixels = [p if known is None else known for _, known, p in loaded]
+            self._keep([(key, p) for key, _, p in loaded if p is not None])
+            return normalized_batch(pixels, self.preprocessing, self.device)
         if self.store is None:
-            return self._forward(_pixels_in(rows), stack)
-        if stack is None:
-            values = {key: known for key, known, _ in rows if known is not None}
-            values |= self._computed({k: p for k, known, p in rows if known is None})
-            stack = stacked([values[row.key] for row in rows], self.device)
-        batch = sent(stack, self.device)
+            return self._forward([pixels for _, _, pixels in loaded])
+        values = {key: known for key, known, _ in loaded if known is not None}
+        values |= self._computed({k: p for k, known, p in loaded if known is None})
+        batch = stacked([values[row.key] for row in loaded], self.device)
         if batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
         return batch
@@ -243,24 +214,17 @@ class Activations:
             self.store.wait([key for key in left if key not in values])
         return values
 
-    def _forward(self, pixels, stack=None):
+    def _forward(self, pixels):
         n, most = len(pixels), self.max_rows
         if n > most:
             return torch.cat(
                 [self._forward(pixels[:most]), self._forward(pixels[most:])]
             )
+        pixels = pixels + [pixels[-1]] * (self.min_rows - n)
         # Not inference_mode: what follows in the same pass may learn.
         with torch.no_grad():
-            batch = self._normalized(self._filled_up(pixels), stack)
+            batch = normalized_batch(pixels, self.preprocessing, self.device)
             return self.network(batch).float()[:n]
-
-    def _filled_up(self, pixels):
-        return pixels + [pixels[-1]] * (self.min_rows - len(pixels))
-
-    def _normalized(self, pixels, stack):
-        if stack is not None:
-            return normalized_there(stack, self.preprocessing, self.device)
-        return normalized_batch(pixels, self.preprocessing, self.device)
 
     def _keep(self, pairs):
         if self.store is not None and pairs:
@@ -272,19 +236,3 @@ class Activations:
         return read_pixels(
             item, encoded, self.preprocessing, augment, self.decode_factor
         )
-
-
-@dataclass(frozen=True)
-class LoadedBatch:
-    """Rows that were looked up or decoded, and, where that is all, stacked as well."""
-
-    rows: list
-    stack: torch.Tensor | None = None
-
-    def __len__(self):
-        return len(self.rows)
-
-
-def _pixels_in(loaded):
-    """Pixels of loaded rows; without a network, what is known are pixels as well."""
-    return [p if known is None else known for _, known, p in loaded]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 # Raised when the content changes; older files are refused by their number.
-_FORMAT = 2
+_FORMAT = 3
 _NAME = "fit.checkpoint"
 
 

@@ -57,7 +57,7 @@ def normalized_batch(pixels, preprocessing, device, out=None, parallel=True):
         In channels-last order.
     """
     if device.type != "cpu":
-        return normalized_there(stacked_pixels(pixels, device), preprocessing, device)
+        return _normalized_there(pixels, preprocessing, device)
     size = len(pixels[0])
     batch = empty_batch(len(pixels), size) if out is None else out[: len(pixels)]
     # A line of pixels at a time: one pixel has too few values for a vector unit.
@@ -90,32 +90,13 @@ def _affine(preprocessing, size):
     return factors, (-mean / std).float()
 
 
-def stacked_pixels(pixels, device):
-    """Stack images for a device other than a CPU, which `normalized_there` fetches.
-
-    Parameters
-    ----------
-    pixels : list of ndarray of shape (s, s, 3)
-        uint8, or floats nominally in [0, 1].
-    device : torch.device
-        Where they go.
-
-    Returns
-    -------
-    torch.Tensor of shape (b, s, s, 3)
-        uint8 if all are, else float32 in [0, 1]. On the CPU.
-    """
+def _normalized_there(pixels, preprocessing, device):
     if any(p.dtype != np.uint8 for p in pixels):
         pixels = [
             p.astype(np.float32) / np.float32(255) if p.dtype == np.uint8 else p
             for p in pixels
         ]
-    return stacked(pixels, device)
-
-
-def normalized_there(stack, preprocessing, device):
-    """Send what `stacked_pixels` returned to its device, and normalize it there."""
-    batch = sent(stack, device).permute(0, 3, 1, 2)
+    batch = stacked(pixels, device).permute(0, 3, 1, 2)
     if batch.dtype == torch.uint8:
         batch = batch.float().div_(255)
     numbers = tuple(preprocessing.mean), tuple(preprocessing.std)
@@ -131,31 +112,27 @@ def _statistics(mean, std, device):
 
 
 def stacked(arrays, device):
-    """Stack arrays of one shape into a tensor that is about to be sent to a device.
+    """Stack arrays of one shape into a tensor on a device.
 
     Parameters
     ----------
     arrays : list of ndarray
         What to stack.
     device : torch.device
-        Where it goes. A GPU fetches from locked memory by itself; torch keeps that
-        memory and gives it out again when it has been read.
+        Where the tensor goes.
 
     Returns
     -------
     torch.Tensor of shape (len(arrays), ...)
-        The arrays, of their common dtype, on the CPU.
+        The arrays, of their common dtype.
     """
     if device.type != "cuda":
-        return torch.from_numpy(np.stack(arrays))
+        return torch.from_numpy(np.stack(arrays)).to(device)
+    # A GPU fetches from locked memory by itself. Torch keeps that memory and gives it
+    # out again when it has been read.
     dtype = torch.from_numpy(np.empty(0, np.result_type(*arrays))).dtype
     shape = len(arrays), *arrays[0].shape
     with torch.cuda.device(device):  # else the first GPU is woken, too
         host = torch.empty(shape, dtype=dtype, pin_memory=True)
     np.stack(arrays, out=host.numpy())
-    return host
-
-
-def sent(stack, device):
-    """Send what `stacked` returned to its device, without waiting for a GPU."""
-    return stack.to(device, non_blocking=device.type == "cuda")
+    return host.to(device, non_blocking=True)

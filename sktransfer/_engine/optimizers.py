@@ -16,9 +16,8 @@ _LR = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 1e-2}
 # size, so its strength differs from weight to weight (Loshchilov and Hutter, "Decoupled
 # Weight Decay Regularization", ICLR 2019): nothing to have by default.
 _WEIGHT_DECAY = {"adam": 0.0, "adamw": 1e-3, "rmsprop": 0.0, "sgd": 5e-4}
-# One pass over memory a step, several times as fast as torch's default on a CPU.
+# One pass over memory a step: on a CPU several times as fast as torch's default.
 _FUSED = ("adam", "adamw", "sgd")
-_FUSED_DEVICES = ("cpu",)
 _LOOPS = {"fused", "foreach", "differentiable"}
 # These have parameters of their own, and differ between groups.
 _SET_ELSEWHERE = ("lr", "weight_decay")
@@ -67,12 +66,13 @@ def make_optimizer(optimizer, groups, optimizer_params=None):
 
 
 def _can_fuse(groups):
-    """Tell whether fused optimizers may have these parameters.
+    """Tell whether fused optimizers may have these parameters, and are faster.
 
-    They go through memory as if it held a tensor's elements and no others.
+    They go through memory as if it held a tensor's elements and no others. On GPUs no
+    difference was measured, and they refuse gradients with strides of their own.
     """
     return all(
-        p.device.type in _FUSED_DEVICES
+        p.device.type == "cpu"
         and p.is_floating_point()
         and (p.is_contiguous() or p.is_contiguous(memory_format=torch.channels_last))
         for group in groups
