@@ -176,8 +176,8 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
     solver_ : {"exact", "gradient"}
         How the head was fitted.
     history_ : DataFrame
-        One row an epoch: phase, losses, scores, learning rates, seconds. Only where
-        something was trained, as the following.
+        One row an epoch, from the last `fit` on: phase, losses, scores, learning rates,
+        seconds. Only where something was trained, as the following.
     n_iter_ : int
         Number of epochs.
     lr_ : float
