@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sktransfer import TransferClassifier, TransferRegressor
+from sktransfer.backbones._parameters import parameter_kinds
 
 SIZE = 16
 STAGES = ("low", "middle", "top", "pooled")
@@ -86,11 +87,12 @@ def changed(estimator):
 
 
 class Stage(nn.Sequential):
-    """A stage as the engine sees it: a module with a name."""
+    """A stage as the engine sees it: a module with a name and kinds of parameters."""
 
     def __init__(self, name, *layers):
         super().__init__(*layers)
         self.name = name
+        self.kinds = parameter_kinds(self)
 
 
 class Ready:

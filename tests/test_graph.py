@@ -5,10 +5,12 @@ from threading import Event
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.nn import functional as F
 from torchvision import models
 
 from sktransfer.backbones import _graph
+from sktransfer.backbones._fingerprint import weights_digest
 from sktransfer.backbones._torchvision import build
 from sktransfer.exceptions import WeightsMismatchError
 
@@ -209,8 +211,15 @@ class ForkedConv(TwoNorms):
         return self.left(shared) * self.right(shared)
 
 
-@pytest.mark.parametrize("kind", [TwoNorms, ForkedConv])
-def test_fusing_does_not_break_a_convolution_with_two_norms(kind):
+class TiedConv(TwoNorms):
+    """A convolution whose weights serve once more, without its norm."""
+
+    def forward(self, batch):
+        return F.conv2d(self.left(self.conv(batch))[:, :3], self.conv.weight)
+
+
+@pytest.mark.parametrize("kind", [TwoNorms, ForkedConv, TiedConv])
+def test_fusing_does_not_break_a_convolution_that_serves_twice(kind):
     network = kind().eval()
     images = random_images(16)
     expected = network(images).mean((2, 3)).detach()
@@ -218,13 +227,75 @@ def test_fusing_does_not_break_a_convolution_with_two_norms(kind):
     torch.testing.assert_close(fast(images), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_fusing_leaves_a_weight_alone_that_a_hook_sets():
+    conv = nn.utils.spectral_norm(nn.Conv2d(3, 8, 3))
+    trunk = _graph.cut_pooled(nn.Sequential(conv, nn.BatchNorm2d(8)), 16)
+    images = random_images(16)
+    torch.testing.assert_close(_graph.fused(trunk)(images), trunk(images))
+
+
+def test_part_is_fused_only_where_the_whole_can_be():
+    part = _graph.cut_pooled(network_with_statistics("resnet18"), 64)
+    whole = _graph.cut_pooled(TwoNorms(), 16)
+    assert any(
+        isinstance(m, nn.BatchNorm2d) for m in called_modules(_graph.fused(part, whole))
+    )
+
+
+class Statement(nn.Module):
+    """Changes a tensor by a statement, or by another name of it."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3)
+        self.relu, self.change = nn.ReLU(inplace=True), change
+
+    def forward(self, batch):
+        hidden = self.one(batch)
+        self.change(self, hidden)
+        return self.two(hidden)
+
+
+def add_to_another_name(_, hidden):
+    other = hidden
+    other += 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _, hidden: hidden.relu_(),
+        lambda _, hidden: F.relu(hidden, True),
+        lambda network, hidden: network.relu(hidden),
+        add_to_another_name,
+    ],
+    ids=["method", "function", "layer", "operator"],
+)
+def test_network_that_its_graph_does_not_describe_is_used_as_it_is(change):
+    network = Statement(change)
+    trunk, images = _graph.cut_pooled(network, 16), random_images(16)
+    assert isinstance(trunk, _graph.OutputPool)
+    with torch.inference_mode():
+        assert torch.equal(trunk(images), network(images).mean((2, 3)))
+
+
+def test_network_that_draws_has_a_graph_all_the_same():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), AlwaysDropout())
+    assert isinstance(_graph.cut_pooled(network, 16), fx.GraphModule)
+
+
+class AlwaysDropout(nn.Module):
+    def forward(self, batch):
+        return F.dropout(batch)
+
+
 def test_fusing_folds_the_norms_and_leaves_the_trunk_alone():
     trunk = _graph.cut_pooled(network_with_statistics("resnet18"), 64)
-    digest, code = _graph.weights_digest(trunk), trunk.code
+    digest, code = weights_digest(trunk), trunk.code
     fast = _graph.fused(trunk)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in called_modules(fast))
     assert any(isinstance(m, nn.BatchNorm2d) for m in called_modules(trunk))
-    assert (_graph.weights_digest(trunk), trunk.code) == (digest, code)
+    assert (weights_digest(trunk), trunk.code) == (digest, code)
 
 
 def called_modules(trunk):
@@ -251,7 +322,7 @@ def test_networks_are_traced_in_several_threads_while_another_runs_one():
 
     def width(name):
         trunk = _graph.cut_pooled(getattr(models, name)(weights=None), 64)
-        assert _graph.structure(trunk) is not None  # it was traced
+        assert isinstance(trunk, fx.GraphModule)
         return _graph.count_features(trunk, 64, name)
 
     names = ["resnet18", "squeezenet1_1", "mobilenet_v3_small"] * 2
@@ -269,20 +340,6 @@ def test_image_too_small_for_the_network_names_the_parameter():
     trunk = _graph.cut_pooled(build("inception_v3"), 32)
     with pytest.raises(ValueError, match=r"inception_v3.*32 x 32.*image_size"):
         _graph.count_features(trunk, 32, "inception_v3")
-
-
-def test_structure_and_digest_tell_networks_apart():
-    plain, strided = (
-        _graph.cut_pooled(nn.Sequential(nn.Conv2d(3, 4, 3, stride=s)), 32)
-        for s in (1, 2)
-    )
-    _graph.restore(strided, {n: t.numpy() for n, t in _graph.tensors(plain).items()})
-    assert _graph.weights_digest(plain) == _graph.weights_digest(strided)
-    assert _graph.structure(plain) != _graph.structure(strided)
-    with torch.no_grad():
-        strided.get_parameter("0.bias")[0] += 1
-    assert _graph.weights_digest(plain) != _graph.weights_digest(strided)
-    assert _graph.structure(_graph.cut_pooled(Untraceable(), 32)) is None
 
 
 @pytest.mark.parametrize(

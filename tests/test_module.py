@@ -8,17 +8,19 @@ from torch import nn
 
 from sktransfer._engine.module import TransferModule, segments_up_to
 from sktransfer._randomness import seeded_globals
+from sktransfer.backbones._parameters import parameter_kinds
 from sktransfer.strategies._phases import Phase, StagePlan
 
 NAMES = ("stem", "layer1", "layer2", "pooled")
 
 
 class Named(nn.Sequential):
-    """A stage as the engine sees it: a module with a name."""
+    """A stage as the engine sees it: a module with a name and kinds of parameters."""
 
     def __init__(self, name, *layers):
         super().__init__(*layers)
         self.name = name
+        self.kinds = parameter_kinds(self)
 
 
 class Scale(nn.Module):
@@ -171,6 +173,47 @@ def test_norm_means_norms_of_every_kind_and_nothing_else():
         "segments.2.0.1.gain",
         "segments.3.2.weight",
     }
+
+
+class ConvNorm(nn.Sequential):
+    """A block with the name of a norm."""
+
+
+def test_block_is_no_norm_by_its_name():
+    block = ConvNorm(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    made = module(lambda: [Named("stem", block, nn.AdaptiveAvgPool2d(1), nn.Flatten())])
+    made.begin(phase(["stem"], "norm", stage_names=["stem"]))
+    assert learning(made) - HEAD == {
+        "segments.0.0.1.weight",
+        "segments.0.0.1.bias",
+    }
+
+
+def test_what_the_builder_fixed_never_learns():
+    def build():
+        first, *rest = stages()
+        first[0].requires_grad_(False)
+        rest[0].register_parameter(
+            "order", nn.Parameter(torch.arange(4), requires_grad=False)
+        )
+        return [Named("stem", *first), *rest]
+
+    made = module(build)
+    made.segments[1].kinds = parameter_kinds(made.segments[1])
+    for kind in ("all", "norm", "bias"):
+        made.begin(phase(NAMES, kind))
+        assert {"segments.0.0.weight", "segments.1.order"} & learning(made) == set()
+    made.begin(phase(NAMES))
+    assert of_stage(made, 0) - {"segments.0.0.weight"} <= learning(made)
+
+
+def test_network_that_is_frozen_as_a_whole_has_nothing_fixed():
+    network = nn.Sequential(*stages()).requires_grad_(False)
+    assert parameter_kinds(network).fixed == frozenset()
+    network.register_parameter(
+        "order", nn.Parameter(torch.arange(4), requires_grad=False)
+    )
+    assert parameter_kinds(network).fixed == {"order"}
 
 
 def test_norm_keeps_batch_norms_where_they_are_frozen():
@@ -411,6 +454,17 @@ def test_snapshot_is_a_copy_that_training_does_not_change():
     made.restore(snapshot)
     step(made)
     assert all(torch.equal(snapshot[name], copied[name]) for name in copied)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_restore_goes_a_share_of_the_way(dtype):
+    made = module()
+    made.heads.register_parameter("scale", nn.Parameter(torch.zeros(2, dtype=dtype)))
+    snapshot = made.snapshot()
+    with torch.no_grad():
+        made.heads.scale.fill_(4)
+    made.restore(snapshot, 0.25)
+    assert (made.heads.scale == 3).all()
 
 
 def test_restore_leaves_other_tensors_alone():

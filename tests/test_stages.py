@@ -486,7 +486,18 @@ def test_segments_are_frozen_fresh_and_in_eval_mode():
     assert all(torch.equal(again[name], before[name]) for name in before)
 
 
-def test_segment_leaves_its_input_as_it_is():
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda batch: F.relu(batch, inplace=True),
+        lambda batch: F.relu(batch, True),
+        lambda batch: F.elu_(batch),
+        lambda batch: torch.relu_(batch),
+        lambda batch: batch.relu_(),
+    ],
+    ids=["by name", "by position", "of Python", "of torch", "method"],
+)
+def test_segment_leaves_its_input_as_it_is(activation):
     class InPlace(nn.Module):
         def __init__(self):
             super().__init__()
@@ -494,7 +505,7 @@ def test_segment_leaves_its_input_as_it_is():
             self.two = Wrapped(nn.Conv2d(8, 8, 3, 2))
 
         def forward(self, batch):
-            return self.two(F.relu(self.one(batch), inplace=True))
+            return self.two(activation(self.one(batch)))
 
     backbone = opened(InPlace())
     assert names(backbone) == ["one", "two", "pooled"]

@@ -10,6 +10,7 @@ from sktransfer import (
     FeatureExtraction,
     FineTuning,
     GradualUnfreezing,
+    MLPHead,
     ParameterSharing,
     TransferClassifier,
 )
@@ -523,6 +524,39 @@ def test_plan_of_a_network_of_ones_own(as_module):
     assert plan["n_parameters"].sum() == 2 * (3 * 4 * 9 + 4 + 4 * 8 * 9 + 8)
     learns = plan[plan["trainable"] == "all"].query("stage != 'head'")
     assert learns["n_parameters"].tolist() == [4 * 8 * 9 + 8]
+
+
+def one_size():
+    import torch
+
+    return torch.nn.Sequential(
+        two_blocks(), torch.nn.Flatten(), torch.nn.Linear(392, 2)
+    )
+
+
+def test_plan_of_a_network_of_one_size():
+    plan = FineTuning(1).plan(one_size, image_size=32)
+    assert plan["stage"].nunique() == 4
+
+
+def test_plan_knows_the_head():
+    plan = FineTuning(1).plan(max_epochs=3, head=MLPHead((8,)))
+    epochs = plan.groupby("phase", sort=False)["epochs"].first()
+    assert epochs.to_dict() == {"head": 1, "fine_tuning": 2}
+
+
+def test_plan_knows_the_hidden_layer():
+    plan = FeatureExtraction(layer="hidden").plan("mobilenet_v3_small")
+    assert plan["stage"].tolist()[-2:] == ["hidden", "head"]
+
+
+def test_norm_behind_the_average_can_be_unfrozen_first():
+    plan = GradualUnfreezing(start="pooled", stop=1).plan("convnext_tiny")
+    learns = plan[plan["trainable"] == "all"].query("stage != 'head' and lr > 0")
+    assert learns.groupby("phase", sort=False)["stage"].agg(list).to_dict() == {
+        "unfreeze to pooled": ["pooled"],
+        "unfreeze to features.7": ["features.7", "pooled"],
+    }
 
 
 def test_plan_raises_for_parameters_stages_and_epochs_that_do_not_fit():

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from sktransfer._engine.batch_norm import batch_norms
-from sktransfer._engine.optimizers import NORMS
 
 
 class TransferModule(nn.Module):
@@ -13,8 +12,8 @@ class TransferModule(nn.Module):
     Parameters
     ----------
     segments : list of torch.nn.Module
-        One for each stage, each with a `name`; the first ones may be left out of a
-        forward pass, when their output is known.
+        One for each stage, each with a `name` and the `kinds` of its parameters; the
+        first ones may be left out of a forward pass, when their output is known.
     pool : torch.nn.Module
         Turns the last stage's output into features (b, d).
     heads : list of torch.nn.Module
@@ -164,7 +163,7 @@ class TransferModule(nn.Module):
             for name, tensor in state.items():
                 if share == 1.0:
                     known[name].copy_(tensor)
-                elif tensor.is_floating_point():
+                elif tensor.is_floating_point() or tensor.is_complex():
                     known[name].lerp_(tensor.to(known[name].device), share)
 
     def _may_change(self, name):
@@ -175,20 +174,21 @@ class TransferModule(nn.Module):
 
 
 def _unfreeze(segment, trainable, batch_norm):
-    if trainable == "all":
-        segment.requires_grad_(True)
-    elif trainable == "norm":
-        for layer in segment.modules():
-            # torchvision's LayerNorm2d and users' own RMS norms go by their names.
-            if isinstance(layer, NORMS) or type(layer).__name__.endswith("Norm"):
-                layer.requires_grad_(True)
-    elif trainable == "bias":
-        for name, parameter in segment.named_parameters():
-            # Attention calls its own `in_proj_bias`.
-            parameter.requires_grad_("bias" in name.rpartition(".")[2].split("_"))
+    for name, parameter in segment.named_parameters():
+        if name not in segment.kinds.fixed and _is_of_kind(name, segment, trainable):
+            parameter.requires_grad_(True)
     if batch_norm == "frozen":
         for layer in batch_norms(segment):
             layer.requires_grad_(False)
+
+
+def _is_of_kind(name, segment, trainable):
+    if trainable == "norm":
+        return name in segment.kinds.norms
+    if trainable == "bias":
+        # Attention calls its own `in_proj_bias`.
+        return "bias" in name.rpartition(".")[2].split("_")
+    return trainable == "all"
 
 
 def segments_up_to(segments, layer):

@@ -3,7 +3,8 @@
 import inspect
 
 import torch
-from torch import nn
+
+from sktransfer.backbones._parameters import NORMS
 
 _OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -21,7 +22,6 @@ _FUSED = ("adam", "adamw", "sgd")
 _LOOPS = {"fused", "foreach", "differentiable"}
 # These have parameters of their own, and differ between groups.
 _SET_ELSEWHERE = ("lr", "weight_decay")
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def make_optimizer(optimizer, groups, optimizer_params=None):

@@ -22,7 +22,7 @@ from sktransfer.backbones._network import (
     resolve,
     shared_network,
 )
-from sktransfer.backbones._registry import WeightsSource, get_backbone
+from sktransfer.backbones._registry import WeightsSource
 from sktransfer.exceptions import WeightsMismatchError
 
 
@@ -360,13 +360,6 @@ def open_backbone(
     opened.n_features, opened.digest = network.n_features, network.digest
     opened.fingerprint = network.fingerprint
     return opened
-
-
-def stages_of(backbone):
-    """Stages of what an estimator's `backbone` parameter means, without its weights."""
-    if isinstance(backbone, str):
-        return get_backbone(backbone).stages
-    return open_backbone(backbone, "default", None, "auto", 0).stages
 
 
 def _weights_source(spec, weights, is_module):

@@ -14,23 +14,22 @@ averaged over height and width, or over tokens, if it has any.
 import copy
 import math
 from collections import Counter
+from contextlib import suppress
 from functools import partial
-from hashlib import blake2b
-from threading import Lock, get_ident
 
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.optimization import fuse
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
-from torchvision.models.feature_extraction import NodePathTracer
+from torch.testing import assert_close
 
+from sktransfer._randomness import seeded_globals
+from sktransfer.backbones._tracer import trace
 from sktransfer.exceptions import WeightsMismatchError
 
 _CLASSIFIER_NAMES = {"fc", "classifier", "head", "heads"}
 _FULL_SIZE = 224
-# Tracing patches torch.nn.Module for the whole process: one trace at a time.
-_trace_lock = Lock()
 
 
 class OutputPool(nn.Module):
@@ -122,65 +121,42 @@ def _frozen_graph(module, image_size):
         _find_shapes(module, graph, image_size)
     except Exception:  # anything a user's forward does may defeat the tracer
         return None
-    return graph
+    graph.eliminate_dead_code()
+    return graph if _computes_the_same(module, graph, image_size) else None
+
+
+def _computes_the_same(module, graph, image_size):
+    """Tell whether a graph puts out what its module does.
+
+    A trace does not know that two names are one tensor, of which one is changed, nor of
+    a statement like ``x.relu_()``.
+    """
+    traced = fx.GraphModule(module, graph)
+    for size in dict.fromkeys((image_size, max(_FULL_SIZE, image_size))):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand((1, 3, size, size), generator=generator)
+        outputs = []
+        with suppress(RuntimeError), torch.no_grad():  # a wrong size is told elsewhere
+            for network in (module, traced):
+                with seeded_globals(0):
+                    outputs.append(network(images.clone()))
+        if len(outputs) == 2:
+            with suppress(TypeError, ValueError):  # outputs that cannot be compared
+                return _are_equal(*outputs)
+    return True
+
+
+def _are_equal(output, other):
+    try:
+        assert_close(other, output, rtol=0, atol=0, equal_nan=True)
+    except AssertionError:
+        return False
+    return True
 
 
 def layer_of(module, node):
     """Return the layer that a node of a module's graph calls, or None."""
     return module.get_submodule(node.target) if node.op == "call_module" else None
-
-
-class _Tracer(NodePathTracer):
-    """A tracer that lets other threads run their modules in the meantime."""
-
-    def __init__(self):
-        super().__init__()
-        self._thread = get_ident()
-        self.modules_of = {}
-        self._n_nodes = Counter()
-
-    def call_module(self, m, forward, args, kwargs):
-        """Record a call of this thread; run one of another thread."""
-        if get_ident() != self._thread:
-            return forward(*args, **kwargs)
-        output = super().call_module(m, forward, args, kwargs)
-        if isinstance(output, fx.Proxy):
-            paths = self.modules_of.setdefault(output.node, [])
-            paths.append(self.path_of_module(m))
-        return output
-
-    def _get_node_qualname(self, module_qualname, node):
-        """Count the operations of a module, where the original compares all names."""
-        path = module_qualname
-        if node.op != "call_module":
-            name = node.name.rstrip("0123456789").removesuffix("_")
-            path = f"{path}.{name}" if path else name
-        self._n_nodes[path] += 1
-        n_before = self._n_nodes[path] - 1
-        return f"{path}_{n_before}" if n_before else path
-
-    def getattr(self, attr, attr_val, parameter_proxy_cache):
-        """Record a look-up of this thread."""
-        if get_ident() != self._thread:
-            return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
-
-
-def trace(module):
-    """Return the graph of a module in the mode it is in.
-
-    A node's ``meta["path"]`` is the module path it comes from, with the operation's
-    name where it is no module; ``meta["modules"]`` are the paths of the modules that
-    return it, from the innermost out.
-    """
-    with _trace_lock:
-        tracer = _Tracer()
-        graph = tracer.trace(module)
-    for node in graph.nodes:
-        path = tracer.node_to_qualname.get(node, "")
-        node.meta["path"] = node.target if node.op == "call_module" else path
-        node.meta["modules"] = tuple(tracer.modules_of.get(node, ()))
-    return graph
 
 
 def _find_shapes(module, graph, image_size):
@@ -274,13 +250,14 @@ def graph_module(module, graph):
     return made.eval()
 
 
-def fused(trunk):
+def fused(trunk, whole=None):
     """Copy a trunk for inference: batch norms folded into convolutions, channels last.
 
-    The original is left as it is.
+    The original is left as it is. A part of a network computes to the bit what the
+    `whole` does only if norms are folded in both or in none.
     """
     copied = copy.deepcopy(trunk)
-    if isinstance(copied, fx.GraphModule) and not _calls_a_module_twice(copied):
+    if _can_fold(trunk if whole is None else whole):
         copied = fuse(copied, inplace=True, no_trace=True)
     copied = copied.eval().to(memory_format=torch.channels_last)
     for parameter in copied.parameters():
@@ -308,14 +285,24 @@ def needs_full_batches(trunk):
     return False
 
 
-def _calls_a_module_twice(trunk):
-    """Tell a network that shares layers: `fuse` would fold a norm into them twice."""
-    layers = dict(trunk.named_modules())
-    calls = Counter(n.target for n in trunk.graph.nodes if n.op == "call_module")
-    return any(
-        count > 1 and isinstance(layers[target], (nn.Conv2d, nn.Linear))
-        for target, count in calls.items()
-    )
+def _can_fold(trunk):
+    """Tell whether `fuse` may change the weights of all layers before a norm.
+
+    It may not if a layer is called twice, if something else reads its tensors, or if a
+    hook sets them.
+    """
+    if not isinstance(trunk, fx.GraphModule):
+        return False
+    nodes = trunk.graph.nodes
+    read = {n.target.rpartition(".")[0] for n in nodes if n.op == "get_attr"}
+    calls = Counter(n.target for n in nodes if n.op == "call_module")
+    for path, count in calls.items():
+        layer = trunk.get_submodule(path)
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and (
+            count > 1 or path in read or layer._forward_pre_hooks
+        ):
+            return False
+    return True
 
 
 def tensors(trunk):
@@ -354,24 +341,3 @@ def count_features(trunk, image_size, backbone):
             f"The backbone {backbone!r} cannot work on images of {image_size} x "
             f"{image_size} pixels ({error}). Set image_size to a size it can."
         ) from error
-
-
-def weights_digest(trunk):
-    """Digest of the names and bytes of all tensors of a trunk."""
-    hasher = blake2b(digest_size=20)
-    for name, tensor in sorted(tensors(trunk).items()):
-        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return hasher.hexdigest()
-
-
-def structure(trunk):
-    """Return a text that says what a trunk computes with its tensors, or None."""
-    if not isinstance(trunk, fx.GraphModule):
-        return None
-    leaves = [
-        f"{n.target}={trunk.get_submodule(n.target)!r}"
-        for n in trunk.graph.nodes
-        if n.op == "call_module"
-    ]
-    return "\n".join([trunk.code, *leaves])

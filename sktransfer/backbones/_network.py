@@ -8,7 +8,6 @@ import copy
 import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from threading import RLock
 
 import numpy as np
@@ -67,7 +66,7 @@ class Network:
     def _fused(self, key, device, make):
         from sktransfer.backbones._graph import fused
 
-        return _kept(self.fused, key, lambda: fused(make()).to(device))
+        return _kept(self.fused, key, lambda: fused(make(), self.trunk).to(device))
 
 
 def _kept(known, key, make):
@@ -146,6 +145,7 @@ def build_network(origin, source, seed, image_size, last, stored=None):
         On the CPU.
     """
     from sktransfer.backbones import _graph, _weights
+    from sktransfer.backbones._fingerprint import identity
 
     spec, _ = resolve(origin)
     trunk, plan = _cut(spec, _build_module(spec, seed), image_size, last)
@@ -158,20 +158,22 @@ def build_network(origin, source, seed, image_size, last, stored=None):
         _weights.load_into(trunk, state, source, spec.name)
     n_features = _graph.count_features(trunk, image_size, spec.name)
     full = _graph.needs_full_batches(trunk)
-    return Network(trunk, n_features, *_identity(trunk), full, plan)
+    return Network(trunk, n_features, *identity(trunk), full, plan)
 
 
 def _cut(spec, module, image_size, last):
     from sktransfer.backbones import _graph
+    from sktransfer.backbones._parameters import parameter_kinds
     from sktransfer.backbones._stages import StageChain, skeleton
 
     module = module.float().cpu()
+    kinds = parameter_kinds(module)  # cutting freezes it
     if last == HIDDEN:
         trunk = _graph.cut_hidden(module, image_size, spec.name)
     else:
         trunk = _graph.cut_pooled(module, image_size)
     bare = skeleton(module) if hasattr(trunk, "graph") else None
-    return trunk, StageChain(trunk, bare, image_size, last)
+    return trunk, StageChain(trunk, bare, kinds, image_size, last)
 
 
 def _check_hidden(trunk, state, source, spec):
@@ -189,17 +191,6 @@ def _check_hidden(trunk, state, source, spec):
         )
 
 
-def _identity(trunk):
-    """Digest of a trunk's weights, and fingerprint of what it computes."""
-    from sktransfer.backbones import _graph
-
-    digest = _graph.weights_digest(trunk)
-    # What an untraceable forward computes cannot be read off: it is never shared.
-    text = _graph.structure(trunk) or os.urandom(20).hex()
-    fingerprint = blake2b(f"{text}\n{digest}".encode(), digest_size=20).hexdigest()
-    return digest, fingerprint
-
-
 def _build_module(spec, seed):
     from torch import nn
 
@@ -213,13 +204,28 @@ def _build_module(spec, seed):
     )
 
 
-def stages_of(spec):
-    """Find the stages of a named backbone; its weights are not loaded."""
+def stages_of(spec, image_size=None, last=POOLED):
+    """Find the stages of a backbone; its weights are not loaded.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        The backbone.
+    image_size : int or None, default=None
+        Height and width, in pixels, of its images; None is the default weights' own.
+    last : {"pooled", "hidden"}, default="pooled"
+        Where it is cut.
+
+    Returns
+    -------
+    tuple of Stage
+        From the image up.
+    """
     source = spec.weights_source("default")
     preprocessing = source.preprocessing or spec.preprocessing or Preprocessing()
+    size = preprocessing.adapted(image_size, "auto").image_size
     with lock:
-        module = _build_module(spec, 0)
-        return _cut(spec, module, preprocessing.image_size, POOLED)[1].stages
+        return _cut(spec, _build_module(spec, 0), size, last)[1].stages
 
 
 def changed_network(network, tensors):
@@ -240,6 +246,7 @@ def changed_network(network, tensors):
         Copies of the values that differ from the base.
     """
     from sktransfer.backbones import _graph
+    from sktransfer.backbones._fingerprint import identity
 
     own = _graph.tensors(network.trunk)
     changes = {}
@@ -262,7 +269,7 @@ def changed_network(network, tensors):
     changed = Network(
         trunk,
         network.n_features,
-        *_identity(trunk),
+        *identity(trunk),
         network.needs_full_batches,
         network.plan,
     )

@@ -87,11 +87,14 @@ class Segment(nn.Module):
         so that `.to()` reaches all of them, and names do not collide.
     forwards : tuple of two callables
         ``f(body, batch)`` in eval and in train mode.
+    kinds : ParameterKinds
+        Of the whole network.
     """
 
-    def __init__(self, name, body, forwards):
+    def __init__(self, name, body, forwards, kinds):
         super().__init__()
         self.name = name
+        self.kinds = kinds
         self._forwards = forwards
         self._body = (body,)  # in a tuple, else it would be a submodule
         self._parameters = body._parameters
@@ -140,14 +143,16 @@ class StageChain:
         As `cut_pooled` returns it.
     bare : torch.nn.Module or None
         The whole network's skeleton; None where `trunk` has no graph.
+    kinds : ParameterKinds
+        Of the whole network.
     image_size : int
         Height and width, in pixels, at which shapes are reported.
     last : str
         Name of the last stage.
     """
 
-    def __init__(self, trunk, bare, image_size, last=POOLED):
-        self._trunk, self._bare = trunk, bare
+    def __init__(self, trunk, bare, kinds, image_size, last=POOLED):
+        self._trunk, self._bare, self._kinds = trunk, bare, kinds
         self._image_size = image_size
         self._last = last
 
@@ -224,8 +229,9 @@ class StageChain:
         """
         if isinstance(trunk, OutputPool):
             whole = copy.deepcopy(trunk.module)
-            return [Segment(self._last, whole, (_run_whole, _run_whole)).eval()]
-        return [_segment(piece, trunk, self._bare) for piece in self._pieces]
+            forwards = _run_whole, _run_whole
+            return [Segment(self._last, whole, forwards, self._kinds).eval()]
+        return [_segment(p, trunk, self._bare, self._kinds) for p in self._pieces]
 
     def prefix(self, trunk, cut):
         """Return a trunk of this structure up to a stage; it shares the tensors."""
@@ -289,7 +295,7 @@ def _compiled(graph):
     return names["forward"]
 
 
-def _segment(piece, trunk, bare):
+def _segment(piece, trunk, bare, kinds):
     """Give a piece copies of the layers and tensors it needs."""
     body, memo = nn.Module(), {}
     for path in piece.modules:
@@ -308,7 +314,7 @@ def _segment(piece, trunk, bare):
             own = trunk.get_submodule(path.rpartition(".")[0])
             persistent = name not in own._non_persistent_buffers_set
             parent.register_buffer(name, tensor, persistent=persistent)
-    segment = Segment(piece.name, body, piece.forwards)
+    segment = Segment(piece.name, body, piece.forwards, kinds)
     return segment.requires_grad_(False).eval()
 
 

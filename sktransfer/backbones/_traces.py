@@ -4,13 +4,14 @@ The eval graph is the trunk's own. The train graph is traced from the network's
 skeleton, which holds no weights, and is of use if it does with the trunk's.
 """
 
+from torch import fx
+
 from sktransfer._randomness import seeded_globals
+from sktransfer.backbones._tracer import trace, works_in_place
 
 
 def training_graph(bare, trunk):
     """Trace a skeleton in train mode up to the trunk's end; None where that fails."""
-    from sktransfer.backbones._graph import trace
-
     output = next(n for n in trunk.graph.nodes if n.op == "output").args[0]
     is_map = not output.meta.get("path")  # the mean that cutting added
     end = output.args[0] if is_map else output
@@ -70,8 +71,6 @@ def placeholder(graph):
 
 def between(graph, start, end, root):
     """Copy what leads from one node to another into a graph of its own."""
-    from torch import fx
-
     needed, waiting = {start}, [end]
     while waiting:
         node = waiting.pop()
@@ -80,23 +79,13 @@ def between(graph, start, end, root):
             waiting.extend(node.all_input_nodes)
     piece = fx.Graph()
     copies = {start: piece.placeholder("batch")}
-    if any(user in needed and _works_in_place(user, root) for user in start.users):
+    if any(user in needed and works_in_place(user, root) for user in start.users):
         copies[start] = piece.call_method("clone", (copies[start],))
     for node in graph.nodes:
         if node in needed and node is not start:
             copies[node] = piece.node_copy(node, copies.__getitem__)
     piece.output(copies[end])
     return piece
-
-
-def _works_in_place(node, root):
-    """Tell whether a node overwrites its input, which is not the segment's own."""
-    if node.op == "call_module":
-        return getattr(root.get_submodule(node.target), "inplace", False)
-    name = getattr(node.target, "__name__", node.target)
-    if node.op == "call_method" and name.endswith("_") and not name.endswith("__"):
-        return True
-    return bool(node.kwargs.get("inplace")) or name in ("iadd", "isub", "imul")
 
 
 def find(module, path):

@@ -52,7 +52,15 @@ class Strategy(BaseEstimator):
     def _phases(self, stages, head, in_the_way):
         raise NotImplementedError
 
-    def plan(self, backbone="mini", *, lr=1e-3, max_epochs=20):
+    def plan(
+        self,
+        backbone="mini",
+        *,
+        lr=1e-3,
+        max_epochs=20,
+        head="linear",
+        image_size=None,
+    ):
         """Show what would learn, how fast and for how long, without loading weights.
 
         Parameters
@@ -63,6 +71,11 @@ class Strategy(BaseEstimator):
             Learning rate of the head.
         max_epochs : int, default=20
             Epochs of all phases together.
+        head : "linear", MLPHead or callable, default="linear"
+            The head; one that is not linear is not solved, but trains alone at first.
+        image_size : int, default=None
+            Height and width of the images, in pixels, for networks that work at one
+            size only; None is the size of the backbone's default weights.
 
         Returns
         -------
@@ -81,11 +94,9 @@ class Strategy(BaseEstimator):
         """
         import pandas as pd
 
-        from sktransfer.backbones._backbone import stages_of
-
         self.validate()
-        rows = []
-        for phase in with_epochs(self.phases(stages_of(backbone)), max_epochs):
+        stages, rows = self._stages_of(backbone, image_size), []
+        for phase in with_epochs(self.phases(stages, head=head), max_epochs):
             exact = phase.solver == "exact"
             for plan in phase.stages:
                 rates = plan.trainable, plan.n_parameters, lr * plan.lr_factor
@@ -94,3 +105,12 @@ class Strategy(BaseEstimator):
             rows.append((phase.name, "head", "all", None, head_lr, phase.epochs))
         names = ["phase", "stage", "trainable", "n_parameters", "lr", "epochs"]
         return pd.DataFrame(rows, columns=names).astype({"n_parameters": "Int64"})
+
+    def _stages_of(self, backbone, image_size):
+        from sktransfer.backbones._network import HIDDEN, resolve, stages_of
+
+        spec, _ = resolve(backbone)
+        last = HIDDEN if self.layer == HIDDEN else POOLED
+        if image_size is None and last == POOLED:
+            return spec.stages  # kept for named backbones
+        return stages_of(spec, image_size, last)

@@ -73,10 +73,7 @@ def counted_stages(stages):
 
 def topmost(stages, n):
     """Names of the n topmost stages with parameters, and of the norm above them."""
-    counted = counted_stages(stages)
-    first = counted[len(counted) - n]
-    owning = _owning(stages)
-    return owning[owning.index(first) :]
+    return _owning(stages)[len(counted_stages(stages)) - n :]
 
 
 def stage_plans(stages, names, kind, backbone_lr_ratio, lr_decay):
