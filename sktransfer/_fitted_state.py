@@ -65,13 +65,23 @@ class FittedState:
         for name, before in self._structure.items():
             now = getattr(self, name)
             if now is not before and repr(now) != repr(before):
-                raise ValueError(
-                    f"Parameter {name}: found {now!r} in a fit that goes on from one "
-                    f"with {before!r}. Set it back, or fit a clone of this estimator."
-                )
+                raise _other_structure(name, now, before)
+
+    def _check_same_layer(self, strategy):
+        now = {"layer": strategy.layer, "pooling": strategy.pooling}
+        before = dict(zip(now, self._layer, strict=True))
+        if now != before:
+            raise _other_structure("strategy", now, before)
 
     def _seed_of_this_fit(self):
         """Seed of this call; a fit that goes on does not repeat the last one."""
         n_epochs = self.__dict__.get("_n_epochs", 0)
         seed = seed_of(self.random_state)
         return derived_seed(seed, _GOES_ON, n_epochs) if n_epochs else seed
+
+
+def _other_structure(name, now, before):
+    return ValueError(
+        f"Parameter {name}: found {now!r} in a fit that goes on from one with "
+        f"{before!r}. Set it back, or fit a clone of this estimator."
+    )

@@ -115,3 +115,25 @@ def _described(value):
     if callable(value) or isinstance(value, np.random.RandomState):
         return getattr(value, "__qualname__", type(value).__qualname__)
     return repr(value)
+
+
+def training_params(estimator):
+    """Parameters on which a training that is set up depends."""
+    callbacks = {"callbacks"}
+    return {
+        name: value
+        for name, value in estimator.get_params().items()
+        if name not in _WITHOUT_EFFECT - callbacks
+    }
+
+
+def are_same(params, others):
+    """Tell whether two sets of parameters mean the same; functions are not compared."""
+    return params.keys() == others.keys() and all(
+        value is others[name]
+        or (
+            not (callable(value) or callable(others[name]))
+            and _described(value) == _described(others[name])
+        )
+        for name, value in params.items()
+    )

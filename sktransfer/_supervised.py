@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sktransfer._base import checked_weights
 from sktransfer._fit import Fit
+from sktransfer._sources import are_same, training_params
 from sktransfer._trained import TrainedEstimator
 
 
@@ -81,6 +82,8 @@ class SupervisedEstimator(TrainedEstimator, ABC):
         images = self._start_fit(X, sample_weight, goes_on=goes_on)
         strategy = self._strategy()
         strategy.validate()
+        if goes_on:
+            self._check_same_layer(strategy)
         known = self._targets if goes_on else None
         targets = self._read_targets(y, sample_weight, known, announced)
         weights = self._row_weights(targets, sample_weight)
@@ -159,11 +162,12 @@ class SupervisedEstimator(TrainedEstimator, ABC):
         self.solver_ = "gradient"
         # Taken out: an interrupted call leaves a module that is trained in part.
         net = self.__dict__.pop("_net", None) if goes_on else None
+        params = training_params(self)
         self._join(fit)
         if net is not None:
             module = net.module_
-            # Only a net of an earlier call is set up for this one.
-            net = net if getattr(net, "optimizer_", None) is not None else None
+            # Only a net of an earlier call with the same parameters is set up for this.
+            net = net if are_same(net.made_with or {}, params) else None
         elif goes_on:
             module = self._fitted_module()
         else:
@@ -177,5 +181,6 @@ class SupervisedEstimator(TrainedEstimator, ABC):
             self._check_images(training, phases[-1].cut)
             training.one_more_epoch(phases[-1], len(phases) - 1)
         training.net.forget_data()
+        training.net.made_with = params
         self._take_over(training.net, fit)
         self._net = training.net

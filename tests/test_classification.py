@@ -12,7 +12,13 @@ from sklearn.model_selection import KFold, cross_val_score
 from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 
-from sktransfer import FeatureExtraction, FineTuning, GradualUnfreezing, MLPHead
+from sktransfer import (
+    FeatureExtraction,
+    FineTuning,
+    GradualUnfreezing,
+    MLPHead,
+    ParameterSharing,
+)
 from sktransfer._engine.normalization import normalized_batch
 
 STRATEGIES = ["feature_extraction", "fine_tuning", FeatureExtraction("gradient")]
@@ -381,6 +387,43 @@ def test_partial_fit_obeys_settings_even_where_somebody_looked_at_the_net():
     plain.partial_fit(X, Y)
     looked_at.partial_fit(X, Y)
     assert state_of(plain) == state_of(looked_at)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"lr": 0.1, "strategy__unfreeze": "all"},
+        {"strategy": ParameterSharing(unfreeze="all", strength=100.0)},
+        {"optimizer": "sgd", "optimizer_params": {"momentum": 0.5}},
+        {"weight_decay": 0.5},
+        {"batch_size": 5, "gradient_clip": 0.01},
+        {"label_smoothing": 0.3},
+    ],
+    ids=lambda params: ", ".join(params),
+)
+def test_partial_fit_obeys_settings_that_changed_since_the_last_call(params):
+    X, y = images(24)
+    estimator = classifier(FineTuning(1), lr=0.01, batch_size=12).partial_fit(X, y)
+    loaded, same = (pickle.loads(pickle.dumps(estimator)) for _ in range(2))
+    optimizer = estimator.net_.optimizer_
+    for changing in (estimator, loaded):
+        changing.set_params(**params).partial_fit(X, y)
+    same.partial_fit(X, y)
+    assert estimator.net_.optimizer_ is not optimizer
+    outputs = [e.decision_function(X) for e in (estimator, loaded, same)]
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
+    assert abs(outputs[0] - outputs[2]).max() > 1e-4
+    assert set(changed(estimator)) == set(changed(loaded))
+    assert estimator.history_.iloc[-1]["lr_head.decay"] == estimator.lr_
+    assert len(estimator.history_) == 2
+
+
+def test_partial_fit_keeps_the_optimizer_where_the_parameters_mean_the_same():
+    X, y = images(24)
+    estimator = classifier(FineTuning(1)).partial_fit(X, y)
+    optimizer = estimator.net_.optimizer_
+    estimator.set_params(strategy=FineTuning(1), n_jobs=1).partial_fit(X, y)
+    assert estimator.net_.optimizer_ is optimizer
 
 
 def test_partial_fit_after_an_exact_fit_with_another_strategy():

@@ -74,11 +74,24 @@ def test_failed_warm_start_leaves_the_earlier_fit_as_it_was():
     np.testing.assert_array_equal(logits(estimator, X), before)
 
 
-def test_warm_start_refuses_another_structure():
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"image_size": 24}, "Parameter image_size: found 24 in a fit"),
+        (
+            {"strategy": FeatureExtraction("gradient", layer="low")},
+            "Parameter strategy: found {'layer': 'low'.* in a fit .* 'pooled'",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "message",
+)
+def test_going_on_refuses_another_structure(params, message):
     X, y = images(24)
     estimator = classifier(FineTuning(1), warm_start=True).fit(X, y)
-    with pytest.raises(ValueError, match="Parameter image_size: found 24 in a fit"):
-        estimator.set_params(image_size=24).fit(X, y)
+    estimator.set_params(**params)
+    for go_on in (estimator.fit, estimator.partial_fit):
+        with pytest.raises(ValueError, match=message):
+            go_on(X, y)
 
 
 def test_warm_start_does_not_repeat_the_order_of_the_fit_before():

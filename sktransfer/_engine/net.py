@@ -62,9 +62,12 @@ class TransferNet(NeuralNet):
     ----------
     plain_rows_ : callable or None
         Returns the training rows without augmentation.
+    made_with : object or None
+        What its maker needs to know to use it again.
     """
 
     plain_rows_ = None
+    made_with = None
 
     def __init__(
         self,
