@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import numpy as np
+import pandas as pd
 
 from sktransfer._supervised import SupervisedEstimator
 from sktransfer._targets import column_class_weights, encode_known, read_targets
@@ -55,6 +56,14 @@ class ClassEstimator(SupervisedEstimator):
             classes = np.arange(len(targets.classes))
         several = targets.kind == "multioutput" or len(heads) > 1
         return {"head_": heads if several else heads[0], "classes_": classes}
+
+    def _exact_match(self, y, predicted, sample_weight):
+        """Share of the rows whose labels, as far as they are known, are all right."""
+        truth = np.asarray(y, dtype=object)
+        wrong = ~pd.isna(truth)
+        # Only there: what is compared with pd.NA is neither right nor wrong.
+        wrong[wrong] = predicted[wrong] != truth[wrong]
+        return float(np.average(~wrong.any(axis=1), weights=sample_weight))
 
     def predict(self, X):
         """Predict labels.

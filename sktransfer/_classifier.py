@@ -2,8 +2,6 @@
 
 from numbers import Real
 
-import numpy as np
-import pandas as pd
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
@@ -384,9 +382,7 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         check_is_fitted(self)
         if self._targets.kind == "single":
             return super().score(X, y, sample_weight)
-        truth = np.asarray(y, dtype=object)
-        right = (self.predict(X) == truth) | pd.isna(truth)
-        return float(np.average(right.all(axis=1), weights=sample_weight))
+        return self._exact_match(y, self.predict(X), sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

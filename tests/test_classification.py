@@ -164,6 +164,19 @@ def test_missing_labels_count_as_right_in_score(three_targets):
     assert estimator.score(X, truth, sample_weight=weight) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("as_objects", [False, True])
+def test_score_takes_every_missing_label_that_fit_takes(three_targets, as_objects):
+    X, Y = three_targets
+    nullable = with_gaps(Y).convert_dtypes()
+    assert nullable.isna().any(axis=None)
+    truth = nullable.astype(object) if as_objects else nullable
+    estimator = classifier("feature_extraction").fit(X, truth)
+    expected = estimator.score(X, with_gaps(Y).to_numpy(dtype=object))
+    assert 0 < expected < 1
+    assert estimator.score(X, truth) == expected
+    assert estimator.score(X, truth.to_numpy(dtype=object)) == expected
+
+
 def test_missing_labels_pass_cross_validation_with_a_splitter(three_targets):
     X, Y = three_targets
     scores = cross_val_score(
