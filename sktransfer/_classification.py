@@ -4,9 +4,15 @@ from copy import deepcopy
 
 import numpy as np
 import pandas as pd
+from sklearn.utils.validation import check_array, check_consistent_length
 
 from sktransfer._supervised import SupervisedEstimator
-from sktransfer._targets import column_class_weights, encode_known, read_targets
+from sktransfer._targets import (
+    column_class_weights,
+    columns_of,
+    encode_known,
+    read_targets,
+)
 
 
 class ClassEstimator(SupervisedEstimator):
@@ -59,7 +65,12 @@ class ClassEstimator(SupervisedEstimator):
 
     def _exact_match(self, y, predicted, sample_weight):
         """Share of the rows whose labels, as far as they are known, are all right."""
-        truth = np.asarray(y, dtype=object)
+        # As objects: a number beside names stays a number.
+        truth = check_array(
+            y, dtype=object, ensure_2d=False, ensure_all_finite=False, input_name="y"
+        )
+        truth = columns_of(truth, predicted.shape[1])
+        check_consistent_length(truth, predicted, sample_weight)
         wrong = ~pd.isna(truth)
         # Only there: what is compared with pd.NA is neither right nor wrong.
         wrong[wrong] = predicted[wrong] != truth[wrong]

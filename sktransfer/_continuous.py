@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_array
 
-from sktransfer._targets import of_mean_one
+from sktransfer._targets import columns_of, of_mean_one
 
 
 @dataclass
@@ -142,12 +142,7 @@ def read_in_units_of(y, targets):
         If y holds what is no number, or has another number of columns.
     """
     numbers, _ = _numbers_of(y)
-    expected = targets.numbers.shape[1]
-    if numbers.shape[1] != expected:
-        raise ValueError(
-            f"y: found {numbers.shape[1]} column(s). Expected {expected}, as in the "
-            "first call."
-        )
+    numbers = columns_of(numbers, targets.numbers.shape[1])
     return replace(targets, numbers=numbers)
 
 

@@ -200,13 +200,7 @@ def encode_known(y, targets):
     ValueError
         If y has another number of columns or a class that is not known.
     """
-    values = _labels_of(y)
-    values = values[:, np.newaxis] if values.ndim == 1 else values
-    if values.shape[1] != len(targets.classes):
-        raise ValueError(
-            f"y: found {values.shape[1]} column(s). Expected {len(targets.classes)}, "
-            "as in the first call."
-        )
+    values = columns_of(_labels_of(y), len(targets.classes))
     if targets.kind == "single":
         _refuse_missing(values[:, 0])
     codes = np.full(values.shape, MISSING)
@@ -222,6 +216,30 @@ def encode_known(y, targets):
             )
         codes[rows, c] = np.searchsorted(classes, values[rows, c].astype(classes.dtype))
     return Targets(targets.kind, targets.classes, codes)
+
+
+def columns_of(values, n):
+    """Return the columns of y, or raise if they are not as many as in the first call.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_rows,) or (n_rows, n_columns)
+        What y holds.
+    n : int
+        Number of columns in the first call.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n)
+        The same values.
+    """
+    columns = values[:, np.newaxis] if values.ndim == 1 else values
+    if columns.shape[1] != n:
+        raise ValueError(
+            f"y: found {columns.shape[1]} column(s). Expected {n}, as in the first "
+            "call."
+        )
+    return columns
 
 
 def _labels_of(y):

@@ -177,6 +177,22 @@ def test_score_takes_every_missing_label_that_fit_takes(three_targets, as_object
     assert estimator.score(X, truth.to_numpy(dtype=object)) == expected
 
 
+@pytest.mark.parametrize("kind", ["multioutput", "multilabel"])
+def test_score_wants_the_columns_and_rows_of_its_images(kind):
+    X, y = images(30)
+    Y = np.column_stack([y, y + 1] if kind == "multioutput" else [y == 0, y == 1])
+    estimator = classifier("feature_extraction").fit(X, Y)
+    assert estimator._targets.kind == kind
+    for wrong in (Y[:, 0], Y[:, :1], Y[:, [0, 1, 1]]):
+        with pytest.raises(ValueError, match=r"y: found [13] column\(s\)\. Expected 2"):
+            estimator.score(X, wrong)
+    for rows in (Y[:1], Y[:29]):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            estimator.score(X, rows)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        estimator.score(X, Y, sample_weight=np.ones(29))
+
+
 def test_missing_labels_pass_cross_validation_with_a_splitter(three_targets):
     X, Y = three_targets
     scores = cross_val_score(
