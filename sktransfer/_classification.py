@@ -24,8 +24,15 @@ class ClassEstimator(SupervisedEstimator):
         return read_targets(y, sample_weight, announced)
 
     def _row_weights(self, targets, sample_weight):
-        weights = column_class_weights(self.class_weight, targets.classes)
-        return targets.row_weights(sample_weight, weights)
+        return targets.row_weights(sample_weight, self._class_weights(targets))
+
+    def _class_weights(self, targets):
+        """Class weight of each column."""
+        classes = targets.classes
+        if targets.kind == "multilabel":
+            # A label that is the same in every row may have weights of both values.
+            classes = [np.arange(2)] * len(classes)
+        return column_class_weights(self.class_weight, classes)
 
     def _solve(self, features, targets, c, rows, C, sample_weight):
         from sktransfer._engine.exact import fit_linear_head
@@ -36,7 +43,7 @@ class ClassEstimator(SupervisedEstimator):
             classes[targets.codes[rows, c]],
             C,
             sample_weight,
-            column_class_weights(self.class_weight, targets.classes)[c],
+            self._class_weights(targets)[c],
             self._joint,
         )
         return head.with_classes(classes)

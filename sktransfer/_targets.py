@@ -325,7 +325,7 @@ def column_class_weights(class_weight, classes):
     Returns
     -------
     list
-        As long as `classes`.
+        As long as `classes`; dicts name all classes of their column.
     """
     n = len(classes)
     if not isinstance(class_weight, list):
@@ -340,7 +340,26 @@ def column_class_weights(class_weight, classes):
             f"Parameter class_weight: found a list of {len(class_weight)} for {n} "
             "target(s). Expected one dict a target."
         )
-    for weight, of_column in zip(class_weight, classes, strict=True):
-        if isinstance(weight, dict):  # scikit-learn's own message for unknown classes
-            compute_class_weight(weight, classes=of_column, y=of_column)
-    return class_weight
+    pairs = zip(class_weight, classes, strict=True)
+    return [_for_all_classes(weight, of_column) for weight, of_column in pairs]
+
+
+def _for_all_classes(weight, classes):
+    """Let a dict name the classes that it leaves out, which weigh 1.
+
+    Where rows do not show a class that it names, scikit-learn takes the one that it
+    leaves out for a misspelt one.
+    """
+    if not isinstance(weight, dict):
+        return weight
+    # With scikit-learn's own message for unknown classes.
+    of_class = compute_class_weight(weight, classes=classes, y=classes)
+    return dict(zip(map(_key_of, classes.tolist()), of_class.tolist(), strict=True))
+
+
+def _key_of(label):
+    """Key under which scikit-learn looks for the weight of a class."""
+    try:
+        return int(label)
+    except ValueError:
+        return str(label)

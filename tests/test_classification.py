@@ -259,11 +259,53 @@ def test_class_weight_draws_predictions_to_its_class():
     assert shares[0] < 0.3 < 0.7 < shares[1]
 
 
+@pytest.mark.parametrize("strategy", ["feature_extraction", "fine_tuning"])
+def test_class_weights_need_not_name_classes_where_another_one_drops_out(strategy):
+    X, y = images(60)
+    some, all_ = {0: 0, 1: 2}, {0: 0, 1: 2, 2: 1}
+    shown = (y > 0).astype(float)
+    for of_some, of_all, weight in [
+        (some, all_, None),
+        ({0: 3, 1: 2}, {0: 3, 1: 2, 2: 1}, shown),
+    ]:
+        one, other = (
+            classifier(strategy, class_weight=w).fit(X, y, sample_weight=weight)
+            for w in (of_some, of_all)
+        )
+        assert state_of(one) == state_of(other)
+        assert one.classes_.tolist() == [0, 1, 2]
+        assert set(one.predict(X)) == {1, 2}
+
+
+def test_class_weights_stay_those_of_the_first_fit_where_a_later_one_shows_less():
+    X, y = images(60)
+    rows = y > 0
+    params = {"class_weight": {0: 3, 1: 20}, "warm_start": True}
+    estimator = classifier("feature_extraction", **params).fit(X, y)
+    anew = classifier("feature_extraction", class_weight={1: 20}).fit(X[rows], y[rows])
+    np.testing.assert_allclose(
+        estimator.fit(X[rows], y[rows]).predict_proba(X)[:, 1:],
+        anew.predict_proba(X),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("strategy", ["feature_extraction", "fine_tuning"])
+def test_label_that_is_the_same_in_every_row_may_have_a_weight_of_the_other_value(
+    strategy,
+):
+    X, y = images(30)
+    Y = np.column_stack([y == 0, np.zeros(30)]).astype(int)
+    estimator = classifier(strategy, class_weight=[{1: 5}, {1: 5}]).fit(X, Y)
+    assert not estimator.predict(X)[:, 1].any()
+
+
 def test_class_whose_rows_all_judge_keeps_its_place():
     X, y = images(100, 2)
     y[:30] = 2
     groups = np.where(np.arange(100) < 30, 0, np.arange(100))
     params = {"early_stopping": True, "validation_fraction": 0.3}
+    params["class_weight"] = {0: 2, 2: 3}  # the probe may see no row of class 2
     shapes = set()
     for seed in range(8):
         estimator = classifier(random_state=seed, max_epochs=1, **params)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.exceptions import DataConversionWarning
-from sklearn.utils import compute_sample_weight
+from sklearn.utils import compute_class_weight, compute_sample_weight
 
 from sktransfer._targets import (
     MISSING,
@@ -433,9 +433,31 @@ def test_class_weight_holds_for_all_columns(class_weight):
 
 def test_class_weight_may_be_a_list_with_one_a_column():
     classes = [np.array([0, 1]), np.array(["a", "b"])]
-    given = [{0: 2.0}, "balanced"]
+    given = [{0: 2.0, 1: 3.0}, "balanced"]
     assert column_class_weights(given, classes) == given
-    assert column_class_weights({"a": 3.0}, classes[1:]) == [{"a": 3.0}]
+    assert column_class_weights([None, "balanced"], classes) == [None, "balanced"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "given", "completed"),
+    [
+        ([0, 1, 2], {0: 0, 2: 5}, {0: 0.0, 1: 1.0, 2: 5.0}),
+        ([0.0, 1.0], {1: 2}, {0: 1.0, 1: 2.0}),
+        ([False, True], {True: 2}, {False: 1.0, True: 2.0}),
+        (["a", "b"], {"a": 3.0}, {"a": 3.0, "b": 1.0}),
+        (["0", "1"], {1: 3.0}, {0: 1.0, 1: 3.0}),  # as LogisticRegression names them
+        ([0, 1], {}, {0: 1.0, 1: 1.0}),
+    ],
+)
+def test_classes_that_class_weight_leaves_out_weigh_one(classes, given, completed):
+    classes = np.array(classes)
+    (found,) = column_class_weights(given, [classes])
+    assert found == completed
+    # Also where the rows do not show each class.
+    weights = [completed[key] for key in completed]
+    for c, weight in enumerate(weights):
+        one = classes[c : c + 1]
+        assert compute_class_weight(found, classes=one, y=one) == [weight]
 
 
 @pytest.mark.parametrize(
