@@ -54,6 +54,46 @@ class Fit:
         return {"X": self.X, "y": self.y, "metadata": metadata}
 
 
+def check_rows(targets, sample_weight, weights):
+    """Raise if there is no row to learn from.
+
+    Parameters
+    ----------
+    targets : Targets or ContinuousTargets
+        What y means.
+    sample_weight : ndarray of shape (n,) or None
+        Weights of the rows, as the user gave them.
+    weights : ndarray of shape (n, n_heads)
+        Weights of the rows for gradients.
+
+    Raises
+    ------
+    ValueError
+        If in all rows y is missing, or what is known of it weighs nothing.
+    """
+    if weights.any():
+        return
+    known = targets.known.any(axis=1)
+    if not known.any():
+        raise ValueError(
+            f"y: found only missing values in {len(known)} row(s). Expected at least "
+            "one to learn from: leave this call out, or pass rows of which one is "
+            "known."
+        )
+    weighted = known if sample_weight is None else known & (sample_weight > 0)
+    if not weighted.any():
+        raise ValueError(
+            f"sample_weight: found 0 in each of the {known.sum()} row(s), of "
+            f"{len(known)}, in which y is not missing. Expected a positive weight in "
+            "at least one: leave this call out, or pass other weights."
+        )
+    raise ValueError(
+        "Parameter class_weight: found weight 0 for the classes of all "
+        f"{weighted.sum()} row(s) that have a label and a weight. Expected a class of "
+        "positive weight in at least one: change class_weight, or leave this call out."
+    )
+
+
 def rows_of(history):
     """Rows of skorch's history without those of single batches."""
     return [

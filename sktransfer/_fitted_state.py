@@ -51,7 +51,8 @@ class FittedState:
             yield
         except BaseException:
             if goes_on:
-                before.pop("_net", None)  # it may be trained in part
+                if vars(self).get("_net") is not before.get("_net"):
+                    before.pop("_net", None)  # taken out: it may be trained in part
                 vars(self).clear()
                 vars(self).update(before)
             else:

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sktransfer._base import checked_weights
-from sktransfer._fit import Fit
+from sktransfer._fit import Fit, check_rows
 from sktransfer._sources import are_same, training_params
 from sktransfer._trained import TrainedEstimator
 
@@ -87,6 +87,7 @@ class SupervisedEstimator(TrainedEstimator, ABC):
         known = self._targets if goes_on else None
         targets = self._read_targets(y, sample_weight, known, announced)
         weights = self._row_weights(targets, sample_weight)
+        check_rows(targets, sample_weight, weights)
         self._targets = targets.without_rows()
         self._layer = strategy.layer, strategy.pooling
         return Fit(
@@ -160,8 +161,7 @@ class SupervisedEstimator(TrainedEstimator, ABC):
         phases = self._phases(fit.strategy, least=True)
         self._check_training(fit.targets)
         self.solver_ = "gradient"
-        # Taken out: an interrupted call leaves a module that is trained in part.
-        net = self.__dict__.pop("_net", None) if goes_on else None
+        net = self.__dict__.get("_net") if goes_on else None
         params = training_params(self)
         self._join(fit)
         if net is not None:
@@ -179,6 +179,8 @@ class SupervisedEstimator(TrainedEstimator, ABC):
             training.go_on(self.__dict__.get("_history", []))
         with closing(training.task.activations):
             self._check_images(training, phases[-1].cut)
+            # Taken out: an interrupted call leaves a module that is trained in part.
+            self.__dict__.pop("_net", None)
             training.one_more_epoch(phases[-1], len(phases) - 1)
         training.net.forget_data()
         training.net.made_with = params

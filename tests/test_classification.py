@@ -290,6 +290,16 @@ def test_class_weights_stay_those_of_the_first_fit_where_a_later_one_shows_less(
     )
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_class_weights_that_are_all_zero_are_refused(strategy):
+    X, y = images(24)
+    estimator = classifier(strategy, class_weight={0: 0, 1: 0, 2: 0})
+    with pytest.raises(ValueError, match=r"class_weight: found weight 0 .* 24 row"):
+        estimator.fit(X, y)
+    with pytest.raises(NotFittedError):
+        estimator.predict(X)
+
+
 @pytest.mark.parametrize("strategy", ["feature_extraction", "fine_tuning"])
 def test_label_that_is_the_same_in_every_row_may_have_a_weight_of_the_other_value(
     strategy,
@@ -383,6 +393,19 @@ def test_class_that_was_not_announced_is_refused_and_changes_nothing():
     assert estimator.n_iter_ == 1
     estimator.partial_fit(X[y < 2], y[y < 2])
     assert estimator.n_iter_ == 2
+
+
+def test_batch_of_a_class_that_weighs_nothing_is_refused_and_changes_nothing():
+    X, y = images(30)
+    estimator = classifier(class_weight={0: 0}).partial_fit(X, y)
+    before, optimizer = state_of(estimator), estimator.net_.optimizer_
+    with pytest.raises(ValueError, match=r"class_weight: found weight 0 .* 10 row"):
+        estimator.partial_fit(X[y == 0], y[y == 0])
+    assert state_of(estimator) == before
+    assert estimator.net_.optimizer_ is optimizer
+    unlabelled = np.full((30, 2), np.nan)
+    with pytest.raises(ValueError, match="y: found only missing values in 30"):
+        classifier().partial_fit(X, unlabelled, classes=[[0, 1, 2], [5, 7]])
 
 
 def test_first_call_that_fails_leaves_nothing_fitted():

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from sktransfer._fit import Fit, history_frame, rows_of
-from sktransfer._targets import read_targets
+from sktransfer._fit import Fit, check_rows, history_frame, rows_of
+from sktransfer._targets import column_class_weights, encode_known, read_targets
 from sktransfer.strategies import FineTuning
+
+NAN = np.nan
 
 
 def fit(y, sample_weight=None):
@@ -21,6 +24,44 @@ def test_rows_that_have_a_weight_and_a_label_are_trained_on():
     y = [["a", None], [None, None], ["b", "x"], [None, "y"]]
     np.testing.assert_array_equal(fit(y).train, [0, 2, 3])
     assert len(fit(y).valid) == 0
+
+
+@pytest.mark.parametrize(
+    ("y", "sample_weight", "class_weight", "message"),
+    [
+        ([[NAN, NAN]] * 3, None, None, r"^y: found only missing values in 3 row\(s\)"),
+        ([[NAN, NAN]] * 3, [1, 1, 1], None, "^y: found only missing values"),
+        (
+            [[0, 5], [NAN, 6], [NAN, NAN]],
+            [0, 0, 1],
+            None,
+            r"^sample_weight: found 0 in each of the 2 row\(s\), of 3, in which y is",
+        ),
+        (
+            [[0, 5], [0, NAN], [1, 6]],
+            [1, 1, 0],
+            {0: 0, 5: 0},
+            r"class_weight: found weight 0 for the classes of all 2 row\(s\) that have",
+        ),
+    ],
+)
+def test_nothing_to_learn_from_is_refused_with_its_cause(
+    y, sample_weight, class_weight, message
+):
+    targets = encode_known(y, read_targets([[0, 5], [1, 6]]))
+    if sample_weight is not None:
+        sample_weight = np.array(sample_weight, dtype=float)
+    of_columns = [None, None]
+    if class_weight is not None:
+        of_columns = column_class_weights([{0: 0}, {5: 0}], targets.classes)
+    weights = targets.row_weights(sample_weight, of_columns)
+    with pytest.raises(ValueError, match=message):
+        check_rows(targets, sample_weight, weights)
+
+
+def test_one_row_with_one_label_is_something_to_learn_from():
+    targets = encode_known([[NAN, NAN], [NAN, 6]], read_targets([[0, 5], [1, 6]]))
+    check_rows(targets, None, targets.row_weights(None, [None, None]))
 
 
 def test_callbacks_get_what_the_user_gave():

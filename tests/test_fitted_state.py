@@ -11,6 +11,7 @@ from torch import nn
 
 from sktransfer import FeatureExtraction, FineTuning
 from sktransfer._engine.activations import Activations
+from sktransfer.exceptions import InvalidImageError
 
 
 def logits(estimator, X):
@@ -72,6 +73,32 @@ def test_failed_warm_start_leaves_the_earlier_fit_as_it_was():
     with pytest.raises(ValueError, match="classes"):
         estimator.fit(X, np.where(np.arange(24) == 3, 99, y))
     np.testing.assert_array_equal(logits(estimator, X), before)
+
+
+def test_failed_partial_fit_keeps_its_optimizer_unless_training_had_begun():
+    X, y = images(24)
+    interrupt = []
+
+    def loss(output, target):
+        if interrupt and output.requires_grad:
+            raise KeyboardInterrupt
+        return nn.functional.cross_entropy(output, target, reduction="none")
+
+    estimator = classifier(FineTuning(1), loss=loss).partial_fit(X, y)
+    optimizer = estimator.net_.optimizer_
+    with pytest.raises(ValueError, match="classes"):
+        estimator.partial_fit(X, np.where(np.arange(24) == 3, 99, y))
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        estimator.partial_fit(X, y[:23])
+    with pytest.raises(InvalidImageError, match="Row 1"):
+        estimator.partial_fit([X[0], "missing.png"], y[:2])
+    assert estimator.partial_fit(X, y).net_.optimizer_ is optimizer
+    interrupt.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        estimator.partial_fit(X, y)
+    interrupt.clear()
+    assert estimator.partial_fit(X, y).net_.optimizer_ is not optimizer
+    assert estimator.n_iter_ == 3
 
 
 @pytest.mark.parametrize(
