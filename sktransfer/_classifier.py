@@ -120,7 +120,8 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
     tol : float, default=0.0
         Improvement of the accuracy that counts.
     warm_start : bool, default=False
-        Whether a further `fit` goes on from where the last one ended.
+        Whether a further `fit` goes on from where the last one ended. On the same rows
+        it splits them for early stopping as the first one did.
     checkpoint : str, Path or None, default=None
         Folder in which the state is kept at ends of epochs. The same `fit` on the same
         data goes on there after a stop, with the same result as if there had been none.

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 from sktransfer._randomness import derived_seed, seed_of
 
-_GOES_ON = 5
+_SPLIT, _GOES_ON = 3, 5
 # What a fit may not change when it goes on from an earlier one.
 _STRUCTURE = (
     "backbone",
@@ -21,6 +21,7 @@ _OF_TRAINING = (
     "_net",
     "_history",
     "_n_epochs",
+    "_split_seed",
     "history_",
     "n_iter_",
     "lr_",
@@ -79,6 +80,14 @@ class FittedState:
         n_epochs = self.__dict__.get("_n_epochs", 0)
         seed = seed_of(self.random_state)
         return derived_seed(seed, _GOES_ON, n_epochs) if n_epochs else seed
+
+    def _seed_of_split(self, seed):
+        """Seed of early stopping's split: that of the first fit in fits that go on.
+
+        With another one they would be judged on rows that they have learnt from. `seed`
+        is that of this fit.
+        """
+        return vars(self).setdefault("_split_seed", derived_seed(seed, _SPLIT))
 
 
 def _other_structure(name, now, before):

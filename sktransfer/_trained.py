@@ -23,7 +23,7 @@ from sktransfer.strategies._base import Strategy
 from sktransfer.strategies._phases import with_epochs
 from sktransfer.strategies._shorthand import NAMES, resolve_strategy
 
-_HEADS, _SPLIT = 0, 3
+_HEADS = 0
 # Private attributes without which nothing can be predicted.
 _NEEDED = {"_joint", "_layer", "_table_columns", "_targets"}
 
@@ -155,7 +155,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
                 fit.train,
                 fit.groups,
                 self.validation_fraction,
-                derived_seed(fit.seed, _SPLIT),
+                self._seed_of_split(fit.seed),
             )
         if len(fit.valid):
             best = BestWeights(fit.targets.score, self.n_iter_no_change, self.tol)

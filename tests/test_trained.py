@@ -21,6 +21,7 @@ from _networks import (
     three_convs,
 )
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GroupKFold, cross_validate
@@ -107,6 +108,56 @@ def test_gain_is_what_training_adds_on_the_validation_part():
     gain = reached - probe.score(X[valid], y[valid])
     assert estimator.gain_over_probe_ == pytest.approx(gain)
     assert gain > 0
+
+
+def same_split(one, other):
+    return all(map(np.array_equal, one, other))
+
+
+@pytest.mark.parametrize("random_state", [0, None, np.random.RandomState(0)], ids=str)
+@pytest.mark.parametrize("strategy", ["fine_tuning", FeatureExtraction("gradient")])
+def test_warm_start_is_not_judged_on_rows_it_has_learnt_from(strategy, random_state):
+    X, y = images(60)
+    params = {"random_state": random_state, "warm_start": True, **STOPPING}
+    estimator = classifier(strategy, **params)
+    first = split_of(estimator, X, y)
+    seeds = [estimator._seed_of_this_fit()]
+    estimator = pickle.loads(pickle.dumps(estimator.set_params(callbacks=None)))
+    estimator.fit(X, y)
+    seeds.append(estimator._seed_of_this_fit())
+    assert same_split(split_of(estimator, X, y), first)
+    assert seeds[0] != seeds[1]  # the order of the rows is another
+
+
+def test_fresh_fit_splits_anew():
+    X, y = images(60)
+    estimator = classifier(random_state=None, warm_start=True, **STOPPING)
+    first = split_of(estimator, X, y)
+    assert not same_split(split_of(clone(estimator), X, y), first)
+    anew = split_of(estimator.set_params(warm_start=False), X, y)
+    assert not same_split(anew, first)
+    assert same_split(split_of(estimator.set_params(warm_start=True), X, y), anew)
+
+
+def test_fits_with_an_int_split_alike():
+    X, y = images(60)
+    estimator = classifier(warm_start=True, **STOPPING)
+    splits = [split_of(estimator, X, y) for _ in range(2)]
+    splits += [split_of(clone(estimator), X, y)]
+    splits += [split_of(estimator.set_params(warm_start=False), X, y)]
+    assert all(same_split(split, splits[0]) for split in splits)
+
+
+def test_partial_fit_splits_nothing_off():
+    rows = []
+
+    class Looker(Callback):
+        def on_train_begin(self, net, X=None, **kwargs):
+            rows.append((X.rows.tolist(), net.get_split_datasets(X)[1]))
+
+    estimator = classifier(warm_start=True, callbacks=[Looker()], **STOPPING)
+    estimator.partial_fit(*images(60)).partial_fit(*images(60))
+    assert rows == [(list(range(60)), None)] * 2
 
 
 @pytest.mark.parametrize("strategy", [FineTuning("top"), "gradual_unfreezing"])
