@@ -1,5 +1,8 @@
 """Where a fit's activations come from, and what a fit is told apart by."""
 
+import copyreg
+import re
+from functools import partial
 from hashlib import blake2b
 
 import numpy as np
@@ -9,6 +12,7 @@ from sktransfer._images.loading import n_threads
 
 # Parameters that do not change what a fit computes, up to the last bits.
 _WITHOUT_EFFECT = {"cache", "callbacks", "checkpoint", "n_jobs", "verbose"}
+_LITERALS = {bool, complex, float, int, str, type(None)}
 
 
 class Sources:
@@ -95,9 +99,9 @@ def identity_of(estimator, fit):
         Hexadecimal.
     """
     hasher = blake2b(digest_size=20)
-    for name, value in sorted(estimator.get_params().items()):
+    for name, value in sorted(estimator.get_params(deep=False).items()):
         if name not in _WITHOUT_EFFECT:
-            hasher.update(f"{name}={_described(value)};".encode())
+            hasher.update(f"{name}={_described_parameter(value)};".encode())
     backbone = estimator.backbone_
     hasher.update(f"{backbone.name} {backbone.digest};".encode())
     hasher.update(repr(backbone.preprocessing).encode())
@@ -110,30 +114,88 @@ def identity_of(estimator, fit):
     return hasher.hexdigest()
 
 
-def _described(value):
-    """Describe a parameter as any process does: code and generators by their names."""
-    if callable(value) or isinstance(value, np.random.RandomState):
-        return getattr(value, "__qualname__", type(value).__qualname__)
-    return repr(value)
+def setting_of(estimator):
+    """Return what is equal as long as a training that is set up may go on.
+
+    Functions of one name may differ, and callbacks change while they are used: of these
+    it has to be the same ones.
+    """
+    params = estimator.get_params(deep=False)
+    params = {n: v for n, v in params.items() if n not in _WITHOUT_EFFECT}
+    texts = {n: _described_parameter(v) for n, v in params.items()}
+    own = [value for value in params.values() if callable(value)]
+    return texts, own, list(estimator.callbacks or [])
 
 
-def training_params(estimator):
-    """Parameters on which a training that is set up depends."""
-    callbacks = {"callbacks"}
-    return {
-        name: value
-        for name, value in estimator.get_params().items()
-        if name not in _WITHOUT_EFFECT - callbacks
-    }
+def _described_parameter(value):
+    """Describe a parameter; those that change while they are used by their class.
+
+    An own loss may count its calls, and what a generator draws is in the checkpoint.
+    """
+    is_own = callable(value) and not hasattr(value, "get_params")
+    if is_own and not isinstance(value, partial) and _name(value) is None:
+        value = type(value)
+    if isinstance(value, np.random.RandomState):
+        value = type(value)
+    return _described(value)
 
 
-def are_same(params, others):
-    """Tell whether two sets of parameters mean the same; functions are not compared."""
-    return params.keys() == others.keys() and all(
-        value is others[name]
-        or (
-            not (callable(value) or callable(others[name]))
-            and _described(value) == _described(others[name])
-        )
-        for name, value in params.items()
-    )
+def _described(value, around=()):
+    """Describe a value as any process does; `repr` tells addresses, and not all values.
+
+    Functions and classes are described by their names, estimators by their parameters,
+    and everything else by what pickle takes it apart into.
+    """
+    if type(value) in _LITERALS:
+        return repr(value)
+    if id(value) in around:
+        return "itself"
+    name, parts = _taken_apart(value)
+    around = (*around, id(value))
+    return f"{name}({','.join(_described(part, around) for part in parts)})"
+
+
+def _taken_apart(value):
+    """Return the name of a value or of its class, and what the value consists of."""
+    kind, own_name = type(value), _name(value)
+    if kind in (list, tuple):
+        parts = value
+    elif kind in (set, frozenset):
+        parts = sorted(value, key=_described)
+    elif kind is dict:
+        parts = sorted(value.items(), key=lambda item: _described(item[0]))
+    elif isinstance(value, bytes):
+        parts = [blake2b(value, digest_size=20).hexdigest()]
+    elif isinstance(value, partial):
+        parts = value.func, value.args, value.keywords
+    elif own_name is not None:
+        return own_name, []
+    elif hasattr(value, "get_params"):
+        parts = sorted(value.get_params(deep=False).items())
+    else:
+        parts = _as_pickled(value)
+    return kind.__qualname__, parts
+
+
+def _as_pickled(value):
+    import torch
+
+    if isinstance(value, torch.Tensor):  # pickled with the address of its storage
+        flat = value.detach().cpu().contiguous().flatten()
+        content = flat.view(torch.uint8).numpy().tobytes()
+        return str(value.dtype), tuple(value.shape), content
+    reduce = copyreg.dispatch_table.get(type(value))
+    try:
+        reduced = reduce(value) if reduce else value.__reduce_ex__(2)
+    except Exception:  # a lock, an open file: nothing that a fit could depend on
+        return [re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))]
+    if isinstance(reduced, str):
+        return [reduced]
+    items = [list(part) for part in reduced[3:5] if part is not None]
+    return [*reduced[:3], *items]
+
+
+def _name(value):
+    """Return the name of a function, class or module; None for everything else."""
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    return name if isinstance(name, str) else None

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from sktransfer._base import checked_weights
 from sktransfer._fit import Fit, check_rows
-from sktransfer._sources import are_same, training_params
+from sktransfer._sources import setting_of
 from sktransfer._trained import TrainedEstimator
 
 
@@ -162,12 +162,12 @@ class SupervisedEstimator(TrainedEstimator, ABC):
         self._check_training(fit.targets)
         self.solver_ = "gradient"
         net = self.__dict__.get("_net") if goes_on else None
-        params = training_params(self)
+        setting = setting_of(self)
         self._join(fit)
         if net is not None:
             module = net.module_
             # Only a net of an earlier call with the same parameters is set up for this.
-            net = net if are_same(net.made_with or {}, params) else None
+            net = net if net.setting == setting else None
         elif goes_on:
             module = self._fitted_module()
         else:
@@ -183,6 +183,6 @@ class SupervisedEstimator(TrainedEstimator, ABC):
             self.__dict__.pop("_net", None)
             training.one_more_epoch(phases[-1], len(phases) - 1)
         training.net.forget_data()
-        training.net.made_with = params
+        training.net.setting = setting
         self._take_over(training.net, fit)
         self._net = training.net

@@ -1,9 +1,17 @@
 """Where activations come from: which network, which store, which device batches."""
 
+import re
+from functools import partial
+from threading import Lock
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from _networks import classifier, images, regressor
+from sklearn.compose import ColumnTransformer, make_column_selector
+from sklearn.model_selection import KFold
+from sklearn.preprocessing import FunctionTransformer
 
 from sktransfer import Augmentation
 from sktransfer._engine.prefix import MIN_ROWS
@@ -162,6 +170,8 @@ OTHER = {
     "strategy": {"strategy": "gradual_unfreezing"},
     "loss": {"loss": "focal"},
     "own loss": {"loss": own_loss},
+    "part of an own loss": {"loss": partial(own_loss, weights=np.arange(3))},
+    "another part of it": {"loss": partial(own_loss, weights=np.arange(3, 0, -1))},
     "optimizer": {"optimizer": torch.optim.SGD, "lr": 0.1},
     "another optimizer": {"optimizer": torch.optim.Adam, "lr": 0.1},
     "augmentation": {"augmentation": Augmentation()},
@@ -182,6 +192,76 @@ def test_other_fits_have_other_identities():
 def test_generators_are_the_same_fit_wherever_they_are_in_memory():
     states = [np.random.RandomState(0) for _ in range(2)]
     assert len({identity(random_state=state) for state in states}) == 1
+
+
+class Steps:
+    """An object without a repr of its own, which knows itself and cannot be pickled."""
+
+    def __init__(self, n):
+        self.n, self.me, self.lock = n, self, Lock()
+
+
+def own_log():
+    """A function that is somewhere else in memory each time."""
+
+    def log(values, base=2, **more):
+        return np.log1p(values) / np.log(base)
+
+    return log
+
+
+def table_of(n):
+    values = np.arange(5000)
+    return pd.DataFrame({"a": np.where(values == 2500, n, values)})
+
+
+def columns_of(n):
+    selector = make_column_selector(pattern=f"column {n}")
+    steps = [("log", FunctionTransformer(own_log()), [n]), ("as is", "drop", selector)]
+    return ColumnTransformer(steps)
+
+
+# Parameters of a transformer that a number makes, with nothing where it was in memory.
+NESTED = {
+    "number": float,
+    "function": lambda n: [own_log(), np.log, np.exp][n:],
+    "partial": lambda n: partial(own_log(), base=n, weights=np.arange(n)),
+    "object": Steps,
+    "objects": lambda n: {"steps": [Steps(n)], own_log(): {own_log(): n}},
+    "array": lambda n: table_of(n).to_numpy(),
+    "array of objects": lambda n: np.array([own_log(), n], dtype=object),
+    "frame": table_of,
+    "tensor": lambda n: torch.arange(5000).eq(2500 + n).bfloat16(),
+    "set": lambda n: {f"column {k}" for k in range(10 * n)},
+    "generator": np.random.RandomState,
+    "folds": lambda n: KFold(
+        n + 1, shuffle=True, random_state=np.random.default_rng(n)
+    ),
+    "columns": columns_of,
+    "pattern": lambda n: re.compile(f"{'long' * 100}{n}"),
+}
+
+
+@pytest.mark.parametrize("make", NESTED.values(), ids=NESTED)
+def test_what_a_transformer_holds_is_the_same_fit_wherever_it_is_in_memory(make):
+    def identity_with(n):
+        return identity(tabular=FunctionTransformer(own_log(), kw_args={"k": make(n)}))
+
+    assert identity_with(1) == identity_with(1) != identity_with(2)
+
+
+def test_own_callables_that_count_their_calls_are_the_same_fit():
+    class Counting:
+        n_calls = 0
+
+        def __call__(self, *args):
+            self.n_calls += 1
+            return own_loss(*args)
+
+    loss = Counting()
+    first = identity(loss=loss)
+    loss(torch.ones(1, 1), None)
+    assert identity(loss=loss) == first
 
 
 def test_weights_of_the_backbone_belong_to_a_fit(tmp_path):

@@ -62,12 +62,12 @@ class TransferNet(NeuralNet):
     ----------
     plain_rows_ : callable or None
         Returns the training rows without augmentation.
-    made_with : object or None
-        What its maker needs to know to use it again.
+    setting : object or None
+        What training was set up with; an equal setting can go on with this net.
     """
 
     plain_rows_ = None
-    made_with = None
+    setting = None
 
     def __init__(
         self,
