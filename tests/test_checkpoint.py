@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -81,13 +83,10 @@ _KILLED_WHILE_SAVING = """
 import os, sys
 from sktransfer._engine.checkpoint import CheckpointFile
 
-class Kill:
-    def __reduce__(self):
-        os._exit(9)
-
 checkpoint = CheckpointFile(sys.argv[1], "digest")
 checkpoint.save(epoch=1)
-checkpoint.save(epoch=2, more=[Kill()])
+os.fsync = lambda file: os._exit(9)
+checkpoint.save(epoch=2)
 """
 
 
@@ -103,9 +102,64 @@ def test_kill_while_saving_leaves_the_state_before(checkpoint):
 
 def test_state_that_cannot_be_saved_leaves_the_state_before(checkpoint):
     checkpoint.save(epoch=1)
-    with pytest.raises((AttributeError, TypeError), match="pickle"):
-        checkpoint.save(epoch=2, function=lambda: None)
+    state = {"groups": [{"lr": 0.1, "clock": time.monotonic}]}
+    with pytest.raises(TypeError, match=r"'optimizer', holds 'clock' \(builtin_fun"):
+        checkpoint.save(epoch=2, optimizer=state)
     assert checkpoint.load()["epoch"] == 1
+    assert files_in(checkpoint) == [checkpoint.path.name]
+
+
+ARRAYS = {
+    "confusion matrix": np.arange(9).reshape(3, 3).T,
+    "halves": np.linspace(0, 1, 5, dtype=np.float16),
+    "nothing": np.empty((0, 3), dtype=np.uint16),
+    "names": np.array(["a", "long name"]),
+    "dates": np.array(["2026-11-24", "NaT"], dtype="datetime64[D]"),
+    "fields": np.array([(1, 0.5)], dtype=[("n", int), ("x", float)]),
+}
+
+
+@pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
+def test_arrays_come_back_as_arrays(checkpoint, array):
+    checkpoint.save(history=[{"batches": [{"of batch": (array, 1)}], "found": array}])
+    (row,) = checkpoint.load()["history"]
+    for found in (row["found"], row["batches"][0]["of batch"][0]):
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, array)
+
+
+def test_dates_and_wide_floats_of_numpy_come_back(checkpoint):
+    row = {"when": np.datetime64("2026-11-24T12:00"), "wide": np.longdouble("1e-4000")}
+    checkpoint.save(history=[row, {"big": {1 + 2j, 2**80}, "tensor": torch.eye(2)}])
+    found, other = checkpoint.load()["history"]
+    assert found == row
+    assert other["big"] == {1 + 2j, 2**80}
+    assert torch.equal(other["tensor"], torch.eye(2))
+
+
+STRANGERS = {
+    "Timestamp": pd.Timestamp("2026-11-24"),
+    "function": files_in,
+    "Series": pd.Series([1.0]),
+    "ndarray": np.array([None, "a"]),
+    "Path": Path("somewhere"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_what_cannot_be_loaded_is_left_out_of_the_history_with_a_warning(
+    checkpoint, name
+):
+    kind = type(STRANGERS[name]).__name__
+    row = {"when": STRANGERS[name], "loss": 0.5, "batches": [{"n": STRANGERS[name]}]}
+    with pytest.warns(UserWarning, match=rf"callbacks record 'when' \({kind}\), 'n'"):
+        checkpoint.save(history=[row])
+    checkpoint.save(history=[row, row])  # and does not warn again
+    left = {"loss": 0.5, "batches": [{}]}
+    assert checkpoint.load()["history"] == [left, left]
+    with pytest.warns(UserWarning, match="callbacks record 'also'"):
+        checkpoint.save(history=[{"also": [1, STRANGERS[name]]}])
+    assert checkpoint.load()["history"] == [{"also": [1, None]}]
 
 
 def test_partial_file_alone_is_no_state(checkpoint):
@@ -179,7 +233,9 @@ class RunsCode:
 
 def test_loading_runs_no_code(checkpoint, tmp_path):
     trace = tmp_path / "trace"
-    checkpoint.save(epoch=1, more=RunsCode(trace))
+    checkpoint.save(epoch=1)
+    state = torch.load(checkpoint.path)
+    torch.save({**state, "more": RunsCode(trace)}, checkpoint.path)
     torch.load(checkpoint.path, weights_only=False)
     assert trace.exists()
     trace.unlink()

@@ -551,6 +551,27 @@ def test_interrupted_fit_goes_on_in_the_same_estimator(tmp_path):
     assert state_of(estimator) == state_of(whole.fit(X, y))
 
 
+def test_fit_whose_callbacks_record_what_they_like_goes_on(tmp_path):
+    class Recorder(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            net.history.record("counts", np.arange(3) + len(net.history))
+            net.history.record("when", pd.Timestamp("2026-11-24"))
+
+    params = {"max_epochs": 4, "batch_size": 12, "callbacks": [Recorder()]}
+    X, y = images(36)
+    estimator = classifier(loss=InterruptingLoss(8), checkpoint=tmp_path, **params)
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="'when'"):
+        estimator.fit(X, y)
+    with pytest.warns(UserWarning, match=r"record 'when' \(Timestamp\)") as caught:
+        estimator.fit(X, y)
+    assert len(caught) == 1
+    whole = classifier(loss=InterruptingLoss(10**6), **params).fit(X, y)
+    assert state_of(estimator) == state_of(whole)
+    counts, when = estimator.history_["counts"], estimator.history_["when"]
+    assert np.stack(counts).tolist() == np.stack(whole.history_["counts"]).tolist()
+    assert when.isna().tolist() == [True, True, False, False]
+
+
 def test_fitted_estimator_that_is_interrupted_is_not_fitted_any_more():
     X, y = images(36)
     estimator = classifier().fit(X, y).set_params(loss=InterruptingLoss(2))
