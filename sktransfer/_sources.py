@@ -83,8 +83,60 @@ class Sources:
         return self.estimator._store(network, name, engine, store, views)
 
 
-def identity_of(estimator, fit):
-    """Digest of the data and parameters of a fit, for its checkpoint.
+def checkpoint_of(estimator, fit, module):
+    """Return the checkpoint of a fit, or None where the estimator keeps none.
+
+    Parameters
+    ----------
+    estimator : TrainedEstimator
+        With its backbone loaded.
+    fit : Fit
+        The fit.
+    module : TransferModule or None
+        What was fitted before, where the fit goes on from it.
+
+    Returns
+    -------
+    CheckpointFile or None
+        That of a fit that goes on is named after its start.
+    """
+    if estimator.checkpoint is None:
+        return None
+    from sktransfer._engine.checkpoint import CheckpointFile
+
+    start = "" if module is None else start_of(estimator, module)
+    identity = identity_of(estimator, fit, start)
+    return CheckpointFile(estimator.checkpoint, identity, start)
+
+
+def start_of(estimator, module):
+    """Digest of what a fit goes on from.
+
+    Parameters
+    ----------
+    estimator : TrainedEstimator
+        As the fits before left it.
+    module : TransferModule
+        What they have learnt.
+
+    Returns
+    -------
+    str
+        Hexadecimal.
+    """
+    start = (
+        estimator.backbone_.digest,
+        dict(module.heads.state_dict()),
+        estimator._joint,
+        # Fits that change nothing, as the best was there already, are not the same.
+        vars(estimator).get("_n_epochs"),
+        vars(estimator).get("_split_seed"),
+    )
+    return blake2b(_described(start).encode(), digest_size=20).hexdigest()
+
+
+def identity_of(estimator, fit, start=""):
+    """Digest of the data, parameters and start of a fit, for its checkpoint.
 
     Parameters
     ----------
@@ -92,13 +144,15 @@ def identity_of(estimator, fit):
         With its backbone loaded.
     fit : Fit
         The fit.
+    start : str, default=""
+        Digest of what it goes on from; empty where it starts anew.
 
     Returns
     -------
     str
         Hexadecimal.
     """
-    hasher = blake2b(digest_size=20)
+    hasher = blake2b(f"{start};".encode(), digest_size=20)
     for name, value in sorted(estimator.get_params(deep=False).items()):
         if name not in _WITHOUT_EFFECT:
             hasher.update(f"{name}={_described_parameter(value)};".encode())

@@ -17,7 +17,7 @@ from sktransfer._images.augmentation import NAMES as AUGMENTATIONS
 from sktransfer._images.augmentation import Augmentation
 from sktransfer._images.views import training_views
 from sktransfer._randomness import derived_seed, seeded_globals
-from sktransfer._sources import Sources, identity_of
+from sktransfer._sources import Sources, checkpoint_of
 from sktransfer._validation import validation_split
 from sktransfer.strategies._base import Strategy
 from sktransfer.strategies._phases import with_epochs
@@ -138,15 +138,11 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
         }
 
     def _train(self, fit, phases, start):
-        from sktransfer._engine.checkpoint import CheckpointFile
         from sktransfer._engine.validation import BestWeights
 
-        checkpoint = state = None
-        if self.checkpoint is not None:
-            identity = identity_of(self, fit)
-            checkpoint = CheckpointFile(self.checkpoint, identity)
-            state = checkpoint.load()
-            fit.seed = fit.seed if state is None else state["seed"]
+        checkpoint = checkpoint_of(self, fit, start)
+        state = None if checkpoint is None else checkpoint.load()
+        fit.seed = fit.seed if state is None else state["seed"]
         self._check_training(fit.targets)
         best, goes_on = None, start is not None
         if self.early_stopping:

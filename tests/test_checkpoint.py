@@ -250,3 +250,19 @@ def test_remove_takes_the_file_away_and_may_be_called_twice(checkpoint):
     assert checkpoint.load() is None
     assert files_in(checkpoint) == []
     checkpoint.remove()
+
+
+def test_fits_with_other_starts_have_files_of_their_own(checkpoint):
+    folder = checkpoint.path.parent
+    second = CheckpointFile(folder, "digest", start="0123456789abcdef" * 2)
+    third = CheckpointFile(folder, "digest", start="f123456789abcdef" * 2)
+    for epoch, one in enumerate([checkpoint, second, third]):
+        one.save(epoch=epoch)
+    names = [f"fit{after}.checkpoint" for after in ("-0123456789abcdef", "")]
+    partials = [folder / f"{name}.123.partial" for name in names]
+    for partial in partials:
+        partial.write_bytes(b"half a file")
+    third.remove()
+    checkpoint.remove()
+    assert files_in(second) == [names[0], partials[0].name]
+    assert second.load()["epoch"] == 1

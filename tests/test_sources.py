@@ -1,5 +1,6 @@
 """Where activations come from: which network, which store, which device batches."""
 
+import pickle
 import re
 from functools import partial
 from threading import Lock
@@ -13,10 +14,10 @@ from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import FunctionTransformer
 
-from sktransfer import Augmentation
+from sktransfer import Augmentation, FeatureExtraction, MLPHead
 from sktransfer._engine.prefix import MIN_ROWS
 from sktransfer._images.views import training_views
-from sktransfer._sources import Sources, identity_of
+from sktransfer._sources import Sources, identity_of, start_of
 
 CPU = torch.device("cpu")
 
@@ -283,3 +284,32 @@ def test_numbers_to_predict_belong_to_a_fit():
     assert identity_with(y) == identity_with(y.tolist())
     others = [identity_with(t) for t in (y, y + 1e-9, 2 * y, gaps, other)]
     assert len({*others, identity_with(y, loss="l1")}) == 6
+
+
+def start(estimator):
+    return start_of(estimator, estimator._fitted_module())
+
+
+@pytest.mark.parametrize("head", ["linear", MLPHead((4,))], ids=str)
+@pytest.mark.parametrize("strategy", ["fine_tuning", FeatureExtraction("gradient")])
+def test_start_is_what_was_learnt(strategy, head):
+    one, same = (classifier(strategy, head=head).fit(X, Y) for _ in range(2))
+    assert start(one) == start(same) == start(pickle.loads(pickle.dumps(one)))
+    others = [classifier(strategy, head=head, lr=lr).fit(X, Y) for lr in (0.1, 0.2)]
+    assert len({start(estimator) for estimator in [one, *others]}) == 3
+
+
+def test_start_after_a_fit_that_changed_nothing_is_another():
+    strategy = FeatureExtraction("gradient")
+    estimator = classifier(strategy, warm_start=True).fit(X, Y)
+    before, coef = start(estimator), estimator.head_.coef
+    estimator.set_params(lr=1e-30).fit(X, Y)
+    np.testing.assert_array_equal(estimator.head_.coef, coef)
+    assert start(estimator) != before
+
+
+def test_start_belongs_to_a_fit():
+    estimator = classifier()
+    fit = estimator._read(X, Y, None, None)
+    starts = ["", "start", "other"]
+    assert len({identity_of(estimator, fit, start) for start in starts}) == 3

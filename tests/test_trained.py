@@ -620,6 +620,70 @@ def test_checkpoint_is_of_the_groups_too(tmp_path):
         estimator.fit(X, y, groups=groups[::-1] // 2)
 
 
+def fitted_once(folder, strategy="fine_tuning", **params):
+    """An estimator whose next fit goes on from its first, of four epochs."""
+    params = {"max_epochs": 4, "batch_size": 12, "warm_start": True} | params
+    loss = InterruptingLoss(10**6)
+    estimator = classifier(strategy, checkpoint=folder, loss=loss, **params)
+    return estimator.fit(*images(36))
+
+
+def stop_second_fit(estimator):
+    estimator.set_params(loss=InterruptingLoss(8))  # in the third epoch
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(*images(36))
+    return estimator.set_params(loss=InterruptingLoss(10**6))
+
+
+@pytest.mark.parametrize("head", ["linear", MLPHead((4,))], ids=str)
+@pytest.mark.parametrize("strategy", [FeatureExtraction("gradient"), FineTuning()])
+def test_script_that_was_stopped_in_its_second_fit_goes_on_there(
+    strategy, head, tmp_path
+):
+    X, y = images(36)
+    whole = fitted_once(None, strategy, head=head)
+    first = logits(whole, X)
+    whole.fit(X, y)
+    stop_second_fit(fitted_once(tmp_path, strategy, head=head))
+    (file,) = tmp_path.iterdir()
+
+    again = fitted_once(tmp_path, strategy, head=head)
+    np.testing.assert_array_equal(logits(again, X), first)
+    assert list(tmp_path.iterdir()) == [file]
+    loss = InterruptingLoss(10**6)
+    again.set_params(loss=loss).fit(X, y)
+    assert loss.calls == 10**6 - (4 - 2) * 3
+    np.testing.assert_array_equal(logits(again, X), logits(whole, X))
+    assert again.n_iter_ == whole.n_iter_ == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_second_fit_does_not_take_up_a_first_one_that_was_stopped(tmp_path):
+    X, y = images(36)
+    interrupted(tmp_path, loss=InterruptingLoss(5), warm_start=True)
+    second = fitted_once(None).set_params(checkpoint=tmp_path).fit(X, y)
+    assert state_of(second) == state_of(fitted_once(None).fit(X, y))
+    assert [path.name for path in tmp_path.iterdir()] == ["fit.checkpoint"]
+    assert state_of(fitted_once(tmp_path)) == state_of(fitted_once(None))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_second_fit_that_was_stopped_goes_on_in_the_same_estimator_only(tmp_path):
+    X, y = images(36)
+    stopped = stop_second_fit(fitted_once(tmp_path))
+    files = list(tmp_path.iterdir())
+    for other in ({"lr": 0.5}, {"lr": "auto", "max_epochs": 9}):
+        with pytest.raises(ValueError, match="belongs to a fit on other data"):
+            stopped.set_params(**other).fit(X, y)
+    stopped.set_params(max_epochs=4)
+    with pytest.raises(ValueError, match="belongs to a fit on other data"):
+        stopped.fit(X // 2, y)
+    assert list(tmp_path.iterdir()) == files
+    resumed = pickle.loads(pickle.dumps(stopped)).fit(X, y)
+    assert list(tmp_path.iterdir()) == []
+    assert state_of(resumed) == state_of(fitted_once(None).fit(X, y))
+
+
 @pytest.mark.parametrize("random_state", [None, np.random.RandomState(0)])
 def test_seed_that_was_drawn_is_kept_in_the_checkpoint(random_state, tmp_path):
     seeds = []

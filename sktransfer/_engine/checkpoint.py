@@ -2,6 +2,10 @@
 
 The file also holds what the state belongs to. A fit on other data, or with other
 parameters, refuses it instead of continuing what somebody else began.
+
+A fit that goes on from an earlier one has a file of its own, named after what it starts
+from. In one file for all, the state of a script's second fit would stand in the way of
+its first, when the script runs again from the start.
 """
 
 import os
@@ -14,7 +18,7 @@ import torch
 
 # Raised when the content changes; older files are refused by their number.
 _FORMAT = 4
-_NAME = "fit.checkpoint"
+_N_DIGITS = 16  # of the start's digest in the name of the file
 # Types that are loaded without running code, besides tensors and collections.
 _PLAIN = {
     bool,
@@ -40,20 +44,24 @@ class CheckpointFile:
     Parameters
     ----------
     folder : str or Path
-        Where the file is kept; made if it is not there. One folder a fit.
+        Where the file is kept; made if it is not there. One folder for a fit, and
+        those that go on from it.
     identity : str
-        Digest of the data and parameters that the fit has.
+        Digest of the data and parameters that the fit has, and of its start.
+    start : str, default=""
+        Digest of what the fit goes on from; empty where it starts anew.
     """
 
-    def __init__(self, folder, identity):
-        self.path = Path(folder) / _NAME
+    def __init__(self, folder, identity, start=""):
+        after = f"-{start[:_N_DIGITS]}" if start else ""
+        self.path = Path(folder) / f"fit{after}.checkpoint"
         self.identity = identity
         self._told = set()
 
     def save(self, **state):
         """Replace the file by a new state, so that there is always a whole one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{_NAME}.{os.getpid()}.partial")
+        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
         content = {"format": _FORMAT, "identity": self.identity}
         for part, value in state.items():
             lost = {}
@@ -89,7 +97,7 @@ class CheckpointFile:
     def remove(self):
         """Remove the file: the fit is done."""
         self.path.unlink(missing_ok=True)
-        for partial in self.path.parent.glob(f"{_NAME}.*.partial"):
+        for partial in self.path.parent.glob(f"{self.path.name}.*.partial"):
             partial.unlink(missing_ok=True)  # of a process that was killed
 
     def load(self):
