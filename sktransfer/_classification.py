@@ -79,6 +79,9 @@ class ClassEstimator(SupervisedEstimator):
         truth = columns_of(truth, predicted.shape[1])
         check_consistent_length(truth, predicted, sample_weight)
         wrong = ~pd.isna(truth)
+        for c, classes in enumerate(self._targets.classes):
+            if classes.dtype.kind == "U":  # as which numpy reads a list of both
+                truth[wrong[:, c], c] = truth[wrong[:, c], c].astype(str)
         # Only there: what is compared with pd.NA is neither right nor wrong.
         wrong[wrong] = predicted[wrong] != truth[wrong]
         return float(np.average(~wrong.any(axis=1), weights=sample_weight))

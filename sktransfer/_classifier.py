@@ -342,7 +342,8 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Train one epoch of the strategy's last phase, at constant learning rates.
 
-        The optimizer's state is kept from call to call, not in pickles.
+        The optimizer's state is kept from call to call, as long as the parameters stay
+        the same, and not in pickles.
 
         Parameters
         ----------

@@ -177,6 +177,16 @@ def test_score_takes_every_missing_label_that_fit_takes(three_targets, as_object
     assert estimator.score(X, truth.to_numpy(dtype=object)) == expected
 
 
+def test_score_reads_names_beside_numbers_as_fit_does():
+    X, y = images(24)
+    Y = [[f"class {label}", int(label)] for label in y]
+    estimator = classifier().fit(X, Y)
+    names = [row[0] for row in estimator.predict(X)]
+    right = np.mean([name == row[0] for name, row in zip(names, Y, strict=True)])
+    assert estimator.score(X, Y) == right > 0.8
+    assert estimator.score(X, [[name, -1] for name, _ in Y]) == 0
+
+
 @pytest.mark.parametrize("kind", ["multioutput", "multilabel"])
 def test_score_wants_the_columns_and_rows_of_its_images(kind):
     X, y = images(30)
