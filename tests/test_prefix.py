@@ -2,10 +2,12 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import clone
 from torch import nn
 
@@ -61,6 +63,12 @@ def test_row_does_not_depend_on_its_batch(name, size):
     np.testing.assert_array_equal(cached.transform(X), whole)  # five rows are known
     np.testing.assert_array_equal(cached.transform(X[::-1]), whole[::-1])
     assert len(SHARED) == 20
+
+
+def png(i):
+    file = BytesIO()
+    Image.new("RGB", (24, 24), (i % 256, i // 256, 9)).save(file, "PNG")
+    return file.getvalue()
 
 
 def convolution():
@@ -175,6 +183,25 @@ def test_equal_images_are_computed_once():
     assert len(SHARED) == 3
     plain = clone(transformer).set_params(cache=None).fit_transform(X)
     np.testing.assert_array_equal(features, plain)
+
+
+def test_equal_images_far_apart_are_computed_once():
+    X = noise(40)
+    transformer, sizes = fitted(batch_size=16, n_jobs=2)
+    features = transformer.transform(np.concatenate([X, X[::-1]]))
+    assert sizes == [16, 16, 16]
+    np.testing.assert_array_equal(features[40:], features[:40][::-1])
+    assert len(SHARED) == 40
+
+
+def test_passes_do_not_wait_for_each_other_where_images_are_broken():
+    X = [png(i) for i in range(200)]
+    X = [b"broken", *X, b"broken, too"]
+    transformer, _ = fitted(on_invalid="nan", n_jobs=2)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(transformer.transform, (X, X[::-1]), timeout=60))
+    np.testing.assert_array_equal(found[0], found[1][::-1])
+    assert np.flatnonzero(np.isnan(found[0]).any(axis=1)).tolist() == [0, 201]
 
 
 def test_known_rows_leave_and_the_others_fill_whole_batches():

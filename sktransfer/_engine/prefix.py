@@ -109,6 +109,7 @@ class PrefixJob:
     parallel: bool = True
     problems: list = field(default_factory=list)
     _inputs: list = field(default_factory=list, repr=False)
+    _first: dict = field(default_factory=dict, repr=False)  # row of each key computed
 
     def run(self, images):
         """Compute the activations of all images.
@@ -127,6 +128,8 @@ class PrefixJob:
         try:
             others = self._sweep(images, range(len(images)), output)
             while others:
+                # What cannot be decoded is claimed still, and others may wait for it.
+                self.store.release()
                 self.store.wait(list(others.values()))
                 others = self._sweep(images, list(others), output)
         finally:
@@ -136,7 +139,7 @@ class PrefixJob:
 
     def _sweep(self, images, rows, output):
         """Compute what nobody else computes; return the keys of the other rows."""
-        batch, others = _Batch(), {}
+        batch, others, copies = _Batch(), {}, {}
         look_up = None if self.store is None else self.store.claim
         load = partial(
             load_rows,
@@ -152,6 +155,9 @@ class PrefixJob:
             # Closed, so that no thread claims rows after a failure.
             with closing(load_in_portions(load, rows, self.threads, ahead)) as loaded:
                 for row, result in loaded:
+                    if first := self._first_of(row, result):
+                        copies[row] = first[0]
+                        continue
                     self._sort_in(row, result, batch, output, others)
                     if len(batch.pixels) == self.batch_size:
                         running.start(batch, min([row + 1, *others]))
@@ -169,7 +175,16 @@ class PrefixJob:
             raise
         finally:
             running.close()
+        output[list(copies)] = output[list(copies.values())]
         return others
+
+    def _first_of(self, row, result):
+        """Return [the row] that has the same pixels and is computed already, or []."""
+        key = getattr(result, "key", None)
+        if key is None or result.pixels is None:
+            return []
+        first = self._first.setdefault(key, row)
+        return [first] if first != row else []
 
     @property
     def runs_beside(self):
@@ -218,9 +233,8 @@ class PrefixJob:
     def keep(self, batch, outputs, output):
         """Put what was computed where it belongs: output, store and tap."""
         activations, *more = outputs
-        for i, rows in enumerate(batch.rows):
-            output[rows] = activations[i]
-        n = len(batch.keys)
+        n = len(batch.rows)
+        output[batch.rows] = activations[:n]
         if self.store is not None:
             self.store.put(list(zip(batch.keys, activations[:n], strict=True)))
         if self.tap is not None:
@@ -272,19 +286,12 @@ class _Running:
 
 
 class _Batch:
-    """Rows that wait for the network; equal images are computed once."""
+    """Rows that wait for the network."""
 
     def __init__(self):
         self.pixels, self.keys, self.rows = [], [], []
-        self._position = {}
 
     def add(self, row, result):
-        position = self._position.get(result.key) if result.key else None
-        if position is not None:
-            self.rows[position].append(row)
-            return
-        if result.key:
-            self._position[result.key] = len(self.pixels)
         self.pixels.append(result.pixels)
         self.keys.append(result.key)
-        self.rows.append([row])
+        self.rows.append(row)
