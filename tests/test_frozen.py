@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from _networks import (
     base_tensors_of,
     changed,
@@ -161,6 +162,25 @@ def test_warm_start_with_a_higher_cut_freezes_what_was_trained_before(data):
     after = tensors_of(estimator)
     differ = {name for name in before if before[name] != after[name]}
     assert differ == named(["top"])
+
+
+class ChangesItsInput(torch.nn.Sequential):
+    """Cannot be traced, and overwrites what it sees."""
+
+    def forward(self, batch):
+        if batch.isfinite().all():
+            batch.sub_(0.5).mul_(2)
+        return super().forward(batch)
+
+
+def overwriting():
+    return ChangesItsInput(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU())
+
+
+@pytest.mark.parametrize("strategy", [FineTuning(), ParameterSharing("delta")])
+def test_network_may_overwrite_what_it_sees(strategy, data):
+    estimator = make(strategy, backbone=overwriting, augmentation=None).fit(*data)
+    assert changed(estimator)
 
 
 def test_validation_and_best_weights_leave_frozen_bytes_alone():

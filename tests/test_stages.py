@@ -394,6 +394,80 @@ def test_auxiliary_heads_of_training_are_no_part_of_a_segment():
     assert activation.shape == (16, 16)
 
 
+class OnlyInTraining(nn.Module):
+    """Three convolutions, and something that happens in training only."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.one, self.two, self.three = (
+            nn.Conv2d(n, 16, 3, 2, 1) for n in (3, 16, 16)
+        )
+        self.aux = nn.Linear(16, 5)
+        self.register_buffer("mean", torch.zeros(16))
+        self.change = change
+
+    def forward(self, batch):
+        hidden = torch.relu(self.one(batch))
+        if self.training:
+            hidden = self.change(self, hidden)
+        return torch.relu(self.three(torch.relu(self.two(hidden)))).mean((2, 3))
+
+
+def followed(network, hidden):
+    network.mean.mul_(0.9).add_(0.1 * hidden.mean((0, 2, 3)))
+    return hidden
+
+
+def supervised_deeply(network, hidden):
+    network.loss = network.aux(hidden.mean((2, 3)))
+    return hidden
+
+
+def dropped(_, hidden):
+    hidden.mul_(0)
+    return hidden
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _, hidden: torch.relu(hidden + 0.1 * torch.randn_like(hidden)),
+        followed,
+        supervised_deeply,
+        dropped,
+    ],
+    ids=["noise", "running mean", "auxiliary head", "statement"],
+)
+def test_what_happens_in_training_only_moves_no_boundary(change):
+    backbone = opened(OnlyInTraining(change))
+    assert names(backbone) == ["one", "two", "three", "pooled"]
+    images = random_images(32)
+    activation = images
+    for segment in backbone.segments():
+        own = {name.split(".")[0] for name in segment.state_dict()}
+        assert own == ({segment.name} - {"pooled"})
+        activation = segment.train()(activation)
+    torch.testing.assert_close(activation, backbone.trunk(images))
+
+
+class Recurrent(nn.Module):
+    """Reads the pixels of a map one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 1)
+        self.rnn = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, batch):
+        low = self.conv(batch)
+        tokens, _ = self.rnn(low.flatten(2).transpose(1, 2))
+        return self.last(tokens.transpose(1, 2).reshape(low.shape)).mean((2, 3))
+
+
+def test_recurrent_network_is_opened_without_going_through_large_images():
+    assert names(opened(Recurrent(), 16))[-1] == "pooled"
+
+
 class Scaled(nn.Module):
     """Tensors that belong to no layer, one of them not in the state dict."""
 

@@ -73,7 +73,8 @@ def _constant(value):
 
 def _named(code):
     """Name a function or class that is not the user's own."""
-    name, module = getattr(code, "__qualname__", None), code.__module__
+    name = getattr(code, "__qualname__", None)
+    module = getattr(code, "__module__", None)
     if name is None or (module and module.split(".")[0]) not in _KNOWN:
         return None
     return f"{module}.{name}"

@@ -163,10 +163,13 @@ def _find_shapes(module, graph, image_size):
     """Let all nodes know their shapes, on fake tensors: nothing is computed.
 
     Small images shrink to one pixel before the last block of a deep network, which
-    hides what a feature map is: a usual size is tried first.
+    hides what a feature map is: a usual size is tried first. A recurrence over pixels
+    would take minutes there, since fake tensors go through it step by step.
     """
     traced = fx.GraphModule(module, graph)
-    for size in dict.fromkeys((max(_FULL_SIZE, image_size), image_size)):
+    recurs = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+    usual = image_size if recurs else max(_FULL_SIZE, image_size)
+    for size in dict.fromkeys((usual, image_size)):
         try:
             with FakeTensorMode(allow_non_fake_inputs=True) as mode:
                 images = torch.empty(2, 3, size, size)

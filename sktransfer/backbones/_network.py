@@ -164,7 +164,8 @@ def build_network(origin, source, seed, image_size, last, stored=None):
 def _cut(spec, module, image_size, last):
     from sktransfer.backbones import _graph
     from sktransfer.backbones._parameters import parameter_kinds
-    from sktransfer.backbones._stages import StageChain, skeleton
+    from sktransfer.backbones._stages import StageChain
+    from sktransfer.backbones._traces import skeleton
 
     module = module.float().cpu()
     kinds = parameter_kinds(module)  # cutting freezes it

@@ -6,9 +6,9 @@ and in its train form, into segments that can be trained.
 Functional dropout and stochastic depth bake the mode into a graph, so a network is
 traced once in each mode. The boundaries found in the eval graph are looked up in the
 train graph by the modules that return them; one that is no cut there is none at all.
-A network whose training form cannot be traced, or needs tensors that its eval form does
-not have, trains in its eval form. What a forward draws in Python, by `if random() < p`,
-is drawn once, when it is traced.
+A network trains in its eval form if its training form cannot be traced, needs tensors
+that its eval form does not have, or changes some by statements. What a forward draws in
+Python, by `if random() < p`, is drawn once, when it is traced.
 """
 
 import copy
@@ -117,21 +117,8 @@ class Segment(nn.Module):
 
 
 def _run_whole(module, batch):
-    return pool_output(module, module(batch))
-
-
-def skeleton(module):
-    """Copy a module without its weights, to trace it later in train mode."""
-    memo = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-        if isinstance(tensor, nn.Parameter):
-            empty = nn.Parameter(empty, requires_grad=False)
-        memo[id(tensor)] = empty
-    bare = copy.deepcopy(module, memo)
-    for name in [n for n in vars(bare) if n.startswith("_tensor_constant")]:
-        delattr(bare, name)  # the next trace numbers its constants anew
-    return bare
+    # It may overwrite its input, which others look at, too.
+    return pool_output(module, module(batch.clone()))
 
 
 class StageChain:
@@ -194,9 +181,18 @@ class StageChain:
 
     @cached_property
     def _pieces(self):
+        training = training_graph(self._bare, self._trunk)
+        pieces = None if training is None else self._cut_up(training)
+        return pieces or self._cut_up(None)
+
+    def _cut_up(self, training):
+        """Pieces in both forms; None if they do not hold the same tensors in both.
+
+        Then what happens in training only was taken for something else: operations
+        that are no modules are told apart by their order.
+        """
         graph = self._trunk.graph
         ends = find_boundaries(self._trunk, self._bare, self._last)
-        training = training_graph(self._bare, self._trunk)
         if training is not None:
             found = {n: counterpart(graph, end, training) for n, end in ends[:-1]}
             singles = set(single_tensors(training))
@@ -210,6 +206,8 @@ class StageChain:
             if training is not None:
                 graphs.append(between(training, twin, found[name], self._bare))
                 twin = found[name]
+                if _used(graphs[0], self._trunk) != _used(graphs[1], self._trunk):
+                    return None
             pieces.append(_piece(name, end.name, graphs))
             start = end
         return pieces
@@ -281,6 +279,16 @@ def _piece(name, end, graphs):
         tuple(dict.fromkeys(n.target for n in nodes if n.op == "call_module")),
         tuple(dict.fromkeys(n.target for n in nodes if n.op == "get_attr")),
     )
+
+
+def _used(graph, trunk):
+    """Paths of the layers with tensors, and of the tensors, that a graph uses."""
+    return {
+        node.target
+        for node in graph.nodes
+        if node.op == "get_attr"
+        or (node.op == "call_module" and _tensors_of(trunk, [node.target], []))
+    }
 
 
 def _compiled(graph):

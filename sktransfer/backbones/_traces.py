@@ -4,10 +4,27 @@ The eval graph is the trunk's own. The train graph is traced from the network's
 skeleton, which holds no weights, and is of use if it does with the trunk's.
 """
 
-from torch import fx
+import copy
+
+import torch
+from torch import fx, nn
 
 from sktransfer._randomness import seeded_globals
 from sktransfer.backbones._tracer import trace, works_in_place
+
+
+def skeleton(module):
+    """Copy a module without its weights, to trace it later in train mode."""
+    memo = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        if isinstance(tensor, nn.Parameter):
+            empty = nn.Parameter(empty, requires_grad=False)
+        memo[id(tensor)] = empty
+    bare = copy.deepcopy(module, memo)
+    for name in [n for n in vars(bare) if n.startswith("_tensor_constant")]:
+        delattr(bare, name)  # the next trace numbers its constants anew
+    return bare
 
 
 def training_graph(bare, trunk):
@@ -18,6 +35,8 @@ def training_graph(bare, trunk):
     try:
         with seeded_globals(0):  # for a forward that draws while it is traced
             graph = trace(bare.train())
+        if any(works_in_place(n, bare) and not n.users for n in graph.nodes):
+            return None  # a statement, which no piece of the graph would hold
         node = counterpart(trunk.graph, end, graph)
         if node is None:
             return None
