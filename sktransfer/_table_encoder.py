@@ -1,23 +1,31 @@
 """The columns beside the images as numbers: what ``tabular="auto"`` means."""
 
-import datetime
 import warnings
-from numbers import Number
+from contextlib import contextmanager
 
 import numpy as np
-import pandas as pd
-from pandas.api import types
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-_NUMBER, _DATE, _DURATION = "number", "date", "duration"
-_CATEGORY, _TEXT = "category", "text"
+from sktransfer._cells import (
+    CATEGORY,
+    DATE,
+    DURATION,
+    NUMBER,
+    READERS,
+    TEXT,
+    CellError,
+    as_bool,
+    is_bool,
+    kind_of_cells,
+    kind_of_dtype,
+)
+
 # Rows in which a string must occur to be a category of its own in a column of many.
 _OFTEN = 5
-_DAY = pd.Timedelta(days=1)
 
 
 class TableEncoder(TransformerMixin, BaseEstimator):
@@ -69,19 +77,21 @@ class TableEncoder(TransformerMixin, BaseEstimator):
         """
         self.n_features_in_ = X.shape[1]
         self.feature_names_in_ = np.array(list(X.columns), dtype=object)
-        self.kinds_, self.left_out_ = {}, {}
+        self.kinds_, self.left_out_, self._bools = {}, {}, set()
         for name in X.columns:
             kind, reason = self._kind_of(X[name])
             if reason is None:
                 self.kinds_[name] = kind
+                if kind == CATEGORY and all(map(is_bool, X[name].dropna())):
+                    self._bools.add(name)
             else:
                 self.left_out_[name] = reason
         self._warn_of_what_is_left_out()
         imputer = SimpleImputer(strategy="median", add_indicator=True)
         encoders = {
-            (_NUMBER, _DATE, _DURATION): make_pipeline(imputer, StandardScaler()),
-            (_CATEGORY,): _one_hot(2),
-            (_TEXT,): _one_hot(_OFTEN, self.max_categories),
+            (NUMBER, DATE, DURATION): make_pipeline(imputer, StandardScaler()),
+            (CATEGORY,): _one_hot(2),
+            (TEXT,): _one_hot(_OFTEN, self.max_categories),
         }
         self._fitted = []
         for kinds, encoder in encoders.items():
@@ -138,14 +148,14 @@ class TableEncoder(TransformerMixin, BaseEstimator):
         there = column.dropna()
         if len(there) == 0:
             return None, "no value at all"
-        kind = _kind_of_dtype(column.dtype) or _kind_of_cells(there)
+        kind = kind_of_dtype(column.dtype) or kind_of_cells(there)
         if kind is None:
             return None, f"holds {type(there.iloc[0]).__name__}"
-        n_distinct = there.nunique() if kind == _CATEGORY else 0
+        n_distinct = there.nunique() if kind == CATEGORY else 0
         if n_distinct <= self.max_categories:
             return kind, None
         if there.astype(str).value_counts().iloc[0] >= _OFTEN:
-            return _TEXT, None
+            return TEXT, None
         return None, f"text: {n_distinct} distinct values, none in {_OFTEN} rows"
 
     def _warn_of_what_is_left_out(self):
@@ -161,7 +171,12 @@ class TableEncoder(TransformerMixin, BaseEstimator):
         )
 
     def _stacked(self, X, names):
-        arrays = [_READERS[self.kinds_[name]](X[name], name) for name in names]
+        arrays = []
+        for name in names:
+            column = X[name]
+            if name in self._bools:  # which may come as 0 and 1 later
+                column = column.astype(object).map(as_bool, na_action="ignore")
+            arrays.append(READERS[self.kinds_[name]](column, name))
         return np.stack(arrays, axis=1)
 
 
@@ -178,98 +193,13 @@ def _strings(names):
     return np.array([str(name) for name in names], dtype=object)
 
 
-def _kind_of_dtype(dtype):
-    """Kind of a column by its dtype, or None where only the cells say it."""
-    if isinstance(dtype, pd.CategoricalDtype) or types.is_bool_dtype(dtype):
-        return _CATEGORY
-    if types.is_numeric_dtype(dtype) and not types.is_complex_dtype(dtype):
-        return _NUMBER
-    if types.is_datetime64_any_dtype(dtype):
-        return _DATE
-    return _DURATION if types.is_timedelta64_dtype(dtype) else None
-
-
-_KINDS_OF_CELLS = [
-    ((str, bool, np.bool_), _CATEGORY),
-    (Number, _NUMBER),
-    ((datetime.date, np.datetime64), _DATE),
-    ((datetime.timedelta, np.timedelta64), _DURATION),
-    ((str, Number, np.bool_, pd.Period, pd.Interval), _CATEGORY),  # mixed
-]
-
-
-def _kind_of_cells(there):
-    for classes, kind in _KINDS_OF_CELLS:
-        if all(isinstance(cell, classes) for cell in there):
-            return kind
-    return None
-
-
-def _read_numbers(column, name):
+@contextmanager
+def _numbered(rows):
+    """Let errors name rows by their numbers in the whole input."""
     try:
-        values = column.to_numpy(dtype=float, na_value=np.nan)
-    except (TypeError, ValueError):
-        values = np.array([_number(cell, i, name) for i, cell in enumerate(column)])
-    infinite = np.flatnonzero(np.isinf(values))
-    if len(infinite):
-        raise ValueError(
-            f"Row {infinite[0]} of column {name!r}: found {values[infinite[0]]}. "
-            "Expected a finite number, or None or NaN for a gap."
-        )
-    return values
-
-
-def _number(cell, row, name):
-    if pd.api.types.is_scalar(cell) and pd.isna(cell):
-        return np.nan
-    try:
-        return float(cell)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"Row {row} of column {name!r}: found {cell!r}. Expected a number, as in "
-            "fit, or None or NaN for a gap."
-        ) from error
-
-
-def _read_days(convert, what):
-    def read(column, name):
-        try:
-            converted = convert(column)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"Column {name!r}: found cells that are no {what} ({error}). Expected "
-                f"{what}s, as in fit, or None for a gap."
-            ) from error
-        return converted.to_numpy(dtype=float, na_value=np.nan)
-
-    return read
-
-
-def _days_since_1970(column):
-    dates = pd.to_datetime(column, utc=True)
-    return (dates - pd.Timestamp(0, tz="UTC")) / _DAY
-
-
-def _days(column):
-    return pd.to_timedelta(column) / _DAY
-
-
-def _read_categories(column, name):  # noqa: ARG001 (as all readers)
-    gaps = column.isna().to_numpy()
-    cells = np.empty(len(column), dtype=object)
-    cells[:] = [
-        None if gap else str(cell) for cell, gap in zip(column, gaps, strict=True)
-    ]
-    return cells
-
-
-_READERS = {
-    _NUMBER: _read_numbers,
-    _DATE: _read_days(_days_since_1970, "date"),
-    _DURATION: _read_days(_days, "duration"),
-    _CATEGORY: _read_categories,
-    _TEXT: _read_categories,
-}
+        yield
+    except CellError as error:
+        raise ValueError(error.at(rows[error.row])) from error
 
 
 def encode_training_rows(tabular, frame, y, train):
@@ -298,7 +228,9 @@ def encode_training_rows(tabular, frame, y, train):
 
     auto = isinstance(tabular, str)
     transformer = TableEncoder() if auto else clone(tabular)
-    of_train = transformer.fit_transform(frame.iloc[train], _safe_indexing(y, train))
+    y = _safe_indexing(y, train)
+    with _numbered(train):
+        of_train = transformer.fit_transform(frame.iloc[train], y)
     of_train = _checked(of_train, len(train), transformer, train)
     encoded = np.empty((len(frame), of_train.shape[1]))
     encoded[train] = of_train
@@ -331,7 +263,9 @@ def encode_rows(transformer, frame, rows=None):
         If the transformer puts out anything else.
     """
     rows = np.arange(len(frame)) if rows is None else rows
-    return _checked(transformer.transform(frame), len(frame), transformer, rows)
+    with _numbered(rows):
+        encoded = transformer.transform(frame)
+    return _checked(encoded, len(frame), transformer, rows)
 
 
 def _checked(encoded, n_rows, transformer, rows):

@@ -1,6 +1,7 @@
 """The columns beside the images as numbers."""
 
 import datetime
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,43 @@ def test_new_categories_are_nothing_where_none_was_rare():
     np.testing.assert_array_equal(found, [[0], [0]])
 
 
+@pytest.mark.parametrize(
+    ("column", "later"),
+    [
+        (pd.Series([1, 4, 1, 4]).astype("category"), [1.0, 4.0, None, 4.0]),
+        (pd.Series([1, 4, None, 4, 1]).astype("category"), [1, 4, 1, 4]),
+        ([True, False, True, False], [1, 0, 0, 1]),
+        ([True, False, True, False], [1.0, 0.0, None, 1.0]),
+        (["a", 1, "a", 1], ["a", 1.0, None, "a"]),
+    ],
+    ids=["floats", "integers", "0 and 1", "0.0 and 1.0", "mixed"],
+)
+def test_equal_numbers_are_one_category_whatever_their_type(column, later):
+    fitted_on = pd.DataFrame({"c": column})
+    same = [column[0] if c == column[0] else column[1] for c in later]
+    same = pd.Series(same, dtype=object).where(pd.notna(pd.Series(later)), None)
+    later = pd.DataFrame({"c": pd.Series(later).astype("category")})
+    found, expected = encoded(fitted_on, later), encoded(fitted_on, same.to_frame("c"))
+    np.testing.assert_array_equal(found, expected)
+    assert found.iloc[0].tolist() != found.iloc[1].tolist()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda days: pd.to_datetime(days),
+        lambda days: [datetime.date.fromisoformat(day) for day in days],
+        lambda days: np.array(days, "datetime64[s]"),
+    ],
+    ids=["pandas", "Python", "numpy"],
+)
+def test_dates_may_be_centuries_away(make):
+    days = ["1642-01-01", "1642-01-02", "9999-12-31"]
+    encoder = TableEncoder().fit(pd.DataFrame({"d": make(days)}))
+    found = encoder._stacked(pd.DataFrame({"d": make(days)}), ["d"])
+    assert found[:, 0].tolist() == [-119799.0, -119798.0, 2932896.0]
+
+
 def test_dates_are_days():
     dates = pd.to_datetime(pd.Series(["2020-01-01", "2020-01-02", "2020-01-05"]))
     other = pd.Series([0, 1, 4])
@@ -163,6 +201,26 @@ def test_cells_that_do_not_fit_their_column_are_named(column, bad, message):
 
 
 # Encoding the rows of a fit
+
+
+@pytest.mark.parametrize("bad", [np.inf, "old"])
+def test_cells_are_named_by_their_row_in_the_whole_input(bad):
+    encoder = TableEncoder().fit(pd.DataFrame({"x": [1.0, 2.0]}))
+    rows = pd.DataFrame({"x": objects(2.0, bad)})
+    with pytest.raises(ValueError, match=f"Row 7 of column 'x': found {bad!r}"):
+        encode_rows(encoder, rows, np.array([4, 7]))
+
+
+def test_training_rows_are_named_by_their_row_in_the_whole_input():
+    frame = pd.DataFrame({"x": [1.0, 2.0, 3.0, np.inf]})
+    with pytest.raises(ValueError, match="Row 3 of column 'x': found inf"):
+        encode_training_rows("auto", frame, np.arange(4), np.array([1, 3]))
+
+
+def test_error_of_a_cell_comes_back_from_another_process():
+    with pytest.raises(ValueError, match="found inf") as raised:
+        TableEncoder().fit(pd.DataFrame({"x": [1.0, np.inf]}))
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
 class MeanOfOthers(TransformerMixin, BaseEstimator):
