@@ -1,6 +1,5 @@
 """Rows of several images and a table: read, encoded, and put together as features."""
 
-import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -228,16 +227,13 @@ class FusedEstimator(ImageEstimator):
         train, has_table = fit.train, rows.has_table
         known = train[has_table[train]]
         present, n_table = rows.present[train], encoded.shape[1]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a column without images
-            fill = np.nanmean(rows.embeddings[train], axis=0)
+        fill = _mean_where(present, rows.embeddings[train], _of(fit, train))
         units = np.zeros(n_table), np.ones(n_table)
         if n_table and len(known):
-            weight = None if fit.sample_weight is None else fit.sample_weight[known]
-            units = mean_and_scale(encoded[known], weight)
+            units = mean_and_scale(encoded[known], _of(fit, known))
         dropout = float(self.modality_dropout) if n_table else 0.0
         return Joint(
-            np.nan_to_num(fill).astype(np.float32),
+            fill.astype(np.float32),
             ~present.all(axis=0) | (dropout > 0),
             *units,
             bool(n_table) and (len(known) < len(train) or dropout > 0),
@@ -305,3 +301,17 @@ class FusedEstimator(ImageEstimator):
         if self._joint is not None:
             return self._joint.n_columns
         return self.backbone_.n_features_of(*self._layer)
+
+
+def _of(fit, rows):
+    """Return the weights that the user gave some rows, or None."""
+    return None if fit.sample_weight is None else fit.sample_weight[rows]
+
+
+def _mean_where(present, embeddings, weight):
+    """Mean embedding of each image column; zeros in a column without images."""
+    weight = present * (1.0 if weight is None else weight[:, np.newaxis])
+    known = np.where(present[:, :, np.newaxis], embeddings, 0.0)
+    total = weight.sum(axis=0)
+    sums = np.einsum("nc,ncw->cw", weight, known)
+    return sums / np.where(total > 0, total, 1.0)[:, np.newaxis]

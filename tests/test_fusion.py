@@ -616,6 +616,17 @@ def test_weights_of_rows_count_in_table_and_head(photos):
         np.testing.assert_allclose(logits(weighted, X), logits(fewer, X), atol=1e-4)
 
 
+def test_row_of_weight_two_is_that_row_twice(photos):
+    X, y = photos
+    X = with_gaps(X, rows=range(0, 72, 5))
+    weight = np.arange(72) // 3 % 3
+    rows = np.repeat(np.arange(72), weight)
+    strategy = FeatureExtraction(C=0.1)
+    weighted = classifier(strategy).fit(X, y, sample_weight=weight)
+    repeated = classifier(strategy).fit(X.iloc[rows], y[rows])
+    np.testing.assert_allclose(logits(weighted, X), logits(repeated, X), atol=1e-5)
+
+
 def test_several_targets_share_rows_and_weigh_images_each_for_itself(photos):
     X, y = photos
     both = np.column_stack([y == 2, y == 1]).astype(int)

@@ -111,6 +111,23 @@ def test_ratios_are_compared_by_the_error_of_leaving_one_out(monkeypatch):
         assert error == pytest.approx(((y.ravel() - predicted) ** 2).sum())
 
 
+def test_row_that_occurs_twice_is_a_row_of_weight_two(monkeypatch):
+    made, X, y = blocks_with_signal_in("table", n=60)
+    y += np.random.default_rng(0).normal(size=y.shape)
+    errors, compared = [], Joint._errors
+
+    def noted(self, *args):
+        errors.append(compared(self, *args))
+        return errors[-1]
+
+    monkeypatch.setattr(Joint, "_errors", noted)
+    weighted = made.chosen_factors(X, y, 5.0, np.full(60, 2.0))
+    twice = made.chosen_factors(np.r_[X, X], np.r_[y + 1, y - 1], 5.0)
+    np.testing.assert_allclose(errors[0], errors[1])
+    np.testing.assert_array_equal(weighted, twice)
+    assert weighted[0] < weighted[-1]
+
+
 def test_rows_of_no_weight_have_no_part_in_the_choice():
     made, X, y = blocks_with_signal_in("table")
     expected = made.chosen_factors(X, y, 5.0)

@@ -140,10 +140,11 @@ class Joint:
         if self.n_table == 0:
             return self.factors()
         weight = np.ones(len(standardized)) if weight is None else weight
-        rows = sample_of(np.flatnonzero(weight > 0))
-        weight = weight[rows]
-        targets = targets[rows] - np.average(targets[rows], axis=0, weights=weight)
-        scaled = standardized[rows] * self.factors()
+        rows, targets, weight = _each_once(standardized, targets, weight)
+        some = sample_of(np.arange(len(rows)))
+        weight = weight[some]
+        targets = targets[some] - np.average(targets[some], axis=0, weights=weight)
+        scaled = rows[some] * self.factors()
         errors = self._errors(scaled, targets, alpha, weight)
         return self.factors(*_RATIOS[int(np.argmin(errors))])
 
@@ -197,3 +198,17 @@ class Joint:
             np.concatenate([y, y[both], y[both]]),
             np.concatenate([kept, of_copies, of_copies]),
         )
+
+
+def _each_once(rows, targets, weight):
+    """Put equal rows together, with the mean of their targets and all their weight.
+
+    Ridge regression does not tell them apart, but one left out would be known from the
+    other: what learns by heart would be best.
+    """
+    there = weight > 0
+    rows, group = np.unique(rows[there], axis=0, return_inverse=True)
+    targets, weight = targets[there], weight[there]
+    total = np.bincount(group, weight)
+    sums = [np.bincount(group, weight * column) for column in targets.T]
+    return rows, np.stack(sums, axis=1) / total[:, np.newaxis], total
