@@ -304,6 +304,9 @@ class Tuning:
         fold = self.transformer._new_estimator(self.target_type)
         if self.estimator.image_shape_ is not None:  # flattened: the range is learnt
             fold.set_params(value_range=self.estimator.value_range_)
+        if fold.image_size is None:  # a fold's images might make it another one
+            size = self.estimator.backbone_.preprocessing.image_size
+            fold.set_params(image_size=size)
         if fold.checkpoint is not None:
             fold.set_params(checkpoint=Path(fold.checkpoint) / f"fold{k}")
         fit = with_callbacks(type(fold)._fit)

@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
@@ -116,6 +116,18 @@ def test_embeddings_of_the_folds_are_turned_onto_those_of_the_whole():
     onto = tuned.transform(X)
     assert features.shape == (120, 16)
     assert np.square(features - onto).mean() < 0.7 * np.square(apart - onto).mean()
+
+
+def test_folds_see_images_at_the_size_of_the_whole():
+    rng = np.random.default_rng(0)
+    sides = [100] * 8 + [156] * 8
+    X = [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for side in sides]
+    y, site = np.arange(16) % 2, np.arange(16) // 8
+    tuned = FeatureExtractorTransformer(
+        strategy="feature_extraction", output="embedding", cv=GroupKFold(2)
+    )
+    found = tuned.fit_transform(X, y, groups=site)
+    np.testing.assert_allclose(found, tuned.transform(X), atol=1e-5)
 
 
 def test_embeddings_below_what_learns_are_those_of_the_frozen_network():
