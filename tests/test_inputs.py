@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ from sktransfer._images.inputs import (
     read_pixels,
     rows_value_range,
 )
-from sktransfer.exceptions import ImageShapeError
+from sktransfer.exceptions import ImageShapeError, InvalidImageError
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,40 @@ def test_rows_of_numbers_may_be_objects_frames_and_lists(extract, digits):
 @pytest.mark.parametrize("dtype", [float, object, "Int64"])
 def test_one_column_of_numbers_is_a_table_not_a_column_of_images(dtype):
     assert input_kind(pd.DataFrame({"a": [1, 2]}).astype(dtype)) == "rows"
+
+
+@pytest.mark.parametrize("dtype", [float, object, "Float64"])
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_column_of_which_nothing_is_known_is_one_of_images(dtype, as_frame):
+    column = pd.Series([np.nan, np.nan], name="photo").astype(dtype)
+    X = column.to_frame() if as_frame else column
+    transformer = FeatureExtractorTransformer(on_invalid="nan").fit(["missing.png"])
+    assert np.isnan(transformer.transform(X)).all()
+    transformer.set_params(on_invalid="raise")
+    with pytest.raises(InvalidImageError, match="Row 1"):
+        transformer.transform(X)
+
+
+@pytest.mark.parametrize("kind", ["str", "bytes"])
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_columns_of_polars_hold_images(extract, expected, colour_paths, kind, as_frame):
+    cells = [str(path) for path in colour_paths[0][:6]]
+    if kind == "bytes":
+        cells = [Path(path).read_bytes() for path in cells]
+    column = pl.Series("photo", cells)
+    X = column.to_frame() if as_frame else column
+    np.testing.assert_array_equal(extract(X), extract(cells))
+
+
+def test_order_of_bytes_does_not_matter(extract, photos):
+    numbers = photos.astype(np.uint16) * 257
+    swapped = numbers.astype(numbers.dtype.newbyteorder("S"))
+    np.testing.assert_array_equal(extract(swapped), extract(numbers))
+    flat, flat_swapped = (a.reshape(len(a), -1) for a in (numbers, swapped))
+    shape = {"image_shape": photos.shape[1:]}
+    np.testing.assert_array_equal(
+        extract(flat_swapped, **shape), extract(flat, **shape)
+    )
 
 
 def test_value_range_of_rows_is_that_of_their_positive_weights():

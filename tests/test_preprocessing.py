@@ -1,5 +1,7 @@
 """Preprocessing: torchvision's numbers, one road for files and arrays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -127,6 +129,17 @@ def test_values_outside_the_range_are_not_clipped():
 def test_extreme_shapes_are_squashed(shape):
     assert SQUASH.pixels(np.ones(shape, np.float32)).shape == (32, 32, 3)
     assert SQUASH.pixels(Image.new("RGB", shape[::-1])).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("as_floats", [False, True])
+def test_line_of_pixels_is_not_enlarged_as_a_whole(as_floats):
+    line = np.zeros((1, 65_000), np.uint8)  # 12 GB of colour at 256 lines
+    line[:, 32_499:32_501] = 255
+    white = 1 if as_floats else 255
+    image = line / np.float32(255) if as_floats else Image.fromarray(line)
+    pixels = replace(CROP, image_size=224, resize_size=256).pixels(image)
+    assert pixels.shape[:2] == (224, 224)
+    assert pixels.mean() > 0.9 * white
 
 
 def test_another_size_scales_both_numbers():

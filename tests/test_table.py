@@ -9,6 +9,7 @@ from PIL import Image
 
 from sktransfer import FeatureExtractorTransformer
 from sktransfer.datasets import load_image_table
+from sktransfer.exceptions import InvalidImageError
 
 
 @pytest.fixture
@@ -30,9 +31,23 @@ def test_relative_paths_start_from_the_folder_of_the_csv(make_csv, monkeypatch):
     table = load_image_table("houses.csv", "photo")
     assert table["photo"].tolist() == [
         os.path.join(here, "front", "1.jpg"),
-        os.path.join(here, "2.jpg"),
+        os.path.join(here, "a", "..", "2.jpg"),
     ]
     assert table["price"].tolist() == [200, 150]
+
+
+def test_folder_above_that_of_a_link_is_where_the_link_points(make_csv, tmp_path):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "1.jpg").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    table = load_image_table(make_csv("photo", "link/../1.jpg"), "photo")
+    assert os.path.exists(table["photo"][0])
+
+
+def test_url_stays_what_it_is(make_csv):
+    table = load_image_table(make_csv("photo", "https://a.example/1.jpg"), "photo")
+    with pytest.raises(InvalidImageError, match="a URL, and images are not downloaded"):
+        FeatureExtractorTransformer().fit_transform(table["photo"])
 
 
 def test_root_replaces_the_folder_and_leaves_absolute_paths(make_csv, tmp_path):

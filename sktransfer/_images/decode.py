@@ -196,7 +196,8 @@ def decode_array(array, value_range):
         image = Image.fromarray(array)
         return image if image.mode == "RGB" else to_rgb(image)
     if value_range is None:
-        value_range = (0, _SIXTEEN_BIT) if array.dtype == np.uint16 else (0, 1)
+        sixteen_bit = array.dtype.newbyteorder("=") == np.uint16
+        value_range = (0, _SIXTEEN_BIT) if sixteen_bit else (0, 1)
     low, high = value_range
     span = high - low if high > low else 1.0
     scaled = ((array.astype(np.float64) - low) / span).astype(np.float32)

@@ -62,6 +62,8 @@ def _array_kind(X):
     """Kind of an ndarray, Series or anything else with shape and dtype."""
     if len(X.shape) > 2:  # of objects too: np.asarray makes that of PIL images
         return "pixels"
+    if len(X.shape) == 1 and _all_missing(X):
+        return "items"
     if getattr(X.dtype, "kind", "O") in "buifc":
         return "rows"
     if len(X.shape) == 1:
@@ -75,17 +77,14 @@ def _array_kind(X):
 
 def _is_numeric_frame(X):
     dtype = getattr(X.dtypes, "iloc", X.dtypes)[0]
+    cells = X.iloc[:, 0] if hasattr(X, "iloc") else X[X.columns[0]]
+    if _all_missing(cells):  # floats in pandas, where nothing is known of it
+        return False
     if hasattr(dtype, "is_numeric"):
         return dtype.is_numeric()
     if getattr(dtype, "kind", "O") in "buifc":
         return True
-    column = X.iloc[:, 0] if hasattr(X, "iloc") else X[X.columns[0]]
-    cells = column.to_numpy()
-    return (
-        len(cells) > 0
-        and all(isinstance(cell, Number) for cell in cells)
-        and not (_all_missing(cells))
-    )
+    return len(cells) > 0 and all(isinstance(cell, Number) for cell in cells)
 
 
 def _is_image_like(cell):
@@ -134,7 +133,7 @@ def read_items(X, value_range, column=None):
         X = X.iloc[:, 0] if hasattr(X, "iloc") else X[X.columns[0]]
     if hasattr(X, "shape") and len(X.shape) == 2:
         X = np.asarray(X)[:, 0]
-    cells = X.tolist() if getattr(X, "dtype", None) is not None else X
+    cells = X.tolist() if hasattr(X, "tolist") else X  # polars has none
     of_column = "" if column is None else f" of column {column!r}"
     return ImageSequence(
         [
@@ -258,7 +257,9 @@ def _check_values(array, where, value_range, batch):
         raise ImageShapeError(
             where, "NaN or infinity among the pixels", "Expected finite numbers."
         )
-    if value_range is not None or array.dtype in (np.uint8, np.uint16, np.bool_):
+    # In any byte order.
+    known = array.dtype.newbyteorder("=") in (np.uint8, np.uint16, np.bool_)
+    if value_range is not None or known:
         return
     low, high = (array.min(), array.max()) if array.size else (0, 1)
     if kind != "f":
@@ -355,7 +356,7 @@ def rows_value_range(X, value_range, sample_weight=None):
     """
     if not isinstance(value_range, str):
         return tuple(value_range)
-    if X.dtype in (np.uint8, np.uint16):
+    if X.dtype.newbyteorder("=") in (np.uint8, np.uint16):
         return 0.0, float(np.iinfo(X.dtype).max)
     if sample_weight is not None and np.any(sample_weight > 0):
         X = X[sample_weight > 0]

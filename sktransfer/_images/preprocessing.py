@@ -13,6 +13,8 @@ from PIL import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Longer by this factor than broad: of such images a crop sees little in any case.
+_THIN = 16
 
 
 @dataclass(frozen=True)
@@ -141,5 +143,10 @@ class Preprocessing:
         mode = InterpolationMode(self.interpolation)
         if self.resize == "squash":
             return functional.resize(image, [size, size], mode)
+        width, height = image.size
+        if max(width, height) > _THIN * min(width, height):
+            # Enlarged as a whole, a line of pixels may take all memory.
+            part = min(height, _THIN * width), min(width, _THIN * height)
+            image = functional.center_crop(image, part)
         image = functional.resize(image, [self.resize_size], mode)
         return functional.center_crop(image, [size, size])

@@ -66,7 +66,8 @@ def load_image_table(csv, image_columns, root=None):
 
 def _absolute(cell, root, column, row):
     if isinstance(cell, str):
-        return os.path.normpath(root / cell)
+        # Not normpath: behind a link, `..` is another folder. A URL is told later.
+        return cell if "://" in cell else str(root / cell)
     if cell != cell:
         return cell
     raise ValueError(
