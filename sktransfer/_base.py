@@ -22,6 +22,7 @@ from sktransfer._images.inputs import (
     check_image_shape,
     input_kind,
     is_frame,
+    is_numeric_frame,
     read_items,
     read_pixels,
     read_rows,
@@ -152,8 +153,8 @@ class ImageEstimator(BaseEstimator):
         """Refuse a table of which some columns are no numbers."""
         if not is_frame(X) or X.shape[1] < 2:
             return
-        kinds = {c: input_kind(X[[c]]) for c in X.columns if X.shape[0] > 0}
-        others = [column for column, kind in kinds.items() if kind == "items"]
+        columns = [c for c in X.columns if len(X) and input_kind(X[[c]]) == "items"]
+        others = [column for column in columns if not is_numeric_frame(X[[column]])]
         if others:
             raise ValueError(
                 f"X: found a table of {X.shape[1]} columns, of which {others} are not "

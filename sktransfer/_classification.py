@@ -76,7 +76,7 @@ class ClassEstimator(SupervisedEstimator):
         truth = check_array(
             y, dtype=object, ensure_2d=False, ensure_all_finite=False, input_name="y"
         )
-        truth = columns_of(truth, predicted.shape[1])
+        truth = columns_of(truth, predicted.shape[1]).copy()
         check_consistent_length(truth, predicted, sample_weight)
         wrong = ~pd.isna(truth)
         for c, classes in enumerate(self._targets.classes):

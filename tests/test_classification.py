@@ -177,6 +177,16 @@ def test_score_takes_every_missing_label_that_fit_takes(three_targets, as_object
     assert estimator.score(X, truth.to_numpy(dtype=object)) == expected
 
 
+def test_score_leaves_y_as_it_is():
+    X, y = images(24)
+    Y = np.array([[str(label), int(label)] for label in y], dtype=object)
+    estimator = classifier().fit(X, Y.astype(str))
+    kept = Y.copy()
+    kept.setflags(write=False)
+    assert estimator.score(X, kept) == estimator.score(X, Y)
+    assert [type(cell) for cell in Y[0]] == [str, int]
+
+
 def test_score_reads_names_beside_numbers_as_fit_does():
     X, y = images(24)
     Y = [[f"class {label}", int(label)] for label in y]

@@ -149,6 +149,17 @@ def test_column_of_which_nothing_is_known_is_one_of_images(dtype, as_frame):
         transformer.transform(X)
 
 
+def test_gap_in_a_row_of_numbers_is_no_missing_image(digits):
+    rows = pd.DataFrame(digits[0][:4])
+    transformer = FeatureExtractorTransformer().fit(rows)
+    one = rows.iloc[:1].astype(float)
+    one[3] = np.nan
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        transformer.transform(one)
+    with pytest.raises(ValueError, match="Expected 2D array, got 1D array"):
+        transformer.transform(np.full(64, np.nan))
+
+
 @pytest.mark.parametrize("kind", ["str", "bytes"])
 @pytest.mark.parametrize("as_frame", [False, True])
 def test_columns_of_polars_hold_images(extract, expected, colour_paths, kind, as_frame):

@@ -142,6 +142,15 @@ def test_line_of_pixels_is_not_enlarged_as_a_whole(as_floats):
     assert pixels.mean() > 0.9 * white
 
 
+@pytest.mark.parametrize("length", [2000, 2001, 2100, 2101])
+def test_middle_of_a_line_stays_where_it_is(length, monkeypatch):
+    line = np.random.default_rng(0).integers(0, 256, (1, length), np.uint8)
+    whole = CROP.pixels(Image.fromarray(line).convert("RGB"))
+    monkeypatch.setattr("sktransfer._images.preprocessing._THIN", 16)
+    cut = CROP.pixels(Image.fromarray(line).convert("RGB"))
+    assert abs(cut.astype(int) - whole).mean() < 8
+
+
 def test_another_size_scales_both_numbers():
     adapted = Preprocessing().adapted(image_size=112)
     assert (adapted.image_size, adapted.resize_size) == (112, 128)

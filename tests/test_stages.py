@@ -450,6 +450,23 @@ def test_what_happens_in_training_only_moves_no_boundary(change):
     torch.testing.assert_close(activation, backbone.trunk(images))
 
 
+def test_statement_behind_the_features_does_not_matter():
+    class Clamped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.fc = nn.Conv2d(3, 16, 3, 2, 1), nn.Linear(16, 5)
+
+        def forward(self, batch):
+            low = F.dropout(self.one(batch), 0.5, self.training)
+            scores = self.fc(low.mean((2, 3)))
+            scores.clamp_(-5, 5)
+            return scores
+
+    first = opened(Clamped()).segments()[0]
+    images = random_images(32)
+    assert not torch.equal(first.train()(images), first.eval()(images))
+
+
 class Recurrent(nn.Module):
     """Reads the pixels of a map one after the other."""
 

@@ -46,7 +46,7 @@ def input_kind(X):
         Flattened images as numbers, one array of images, or one image a row.
     """
     if is_frame(X):
-        return "items" if X.shape[1] == 1 and not _is_numeric_frame(X) else "rows"
+        return _frame_kind(X)
     if is_tensor(X):
         return "pixels" if X.ndim > 2 else "rows"
     if hasattr(X, "shape") and hasattr(X, "dtype"):
@@ -62,7 +62,7 @@ def _array_kind(X):
     """Kind of an ndarray, Series or anything else with shape and dtype."""
     if len(X.shape) > 2:  # of objects too: np.asarray makes that of PIL images
         return "pixels"
-    if len(X.shape) == 1 and _all_missing(X):
+    if len(X.shape) == 1 and not isinstance(X, np.ndarray) and _all_missing(X):
         return "items"
     if getattr(X.dtype, "kind", "O") in "buifc":
         return "rows"
@@ -75,16 +75,31 @@ def _array_kind(X):
     return "rows"
 
 
-def _is_numeric_frame(X):
+def _frame_kind(X):
+    """Kind of a DataFrame; a column of which nothing is known is one of floats."""
+    if X.shape[1] != 1:
+        return "rows"
+    missing = _all_missing(_first_column(X))
+    return "items" if missing or not is_numeric_frame(X) else "rows"
+
+
+def _first_column(X):
+    return X.iloc[:, 0] if hasattr(X, "iloc") else X[X.columns[0]]
+
+
+def is_numeric_frame(X):
+    """Tell whether the one column of a DataFrame is of numbers."""
     dtype = getattr(X.dtypes, "iloc", X.dtypes)[0]
-    cells = X.iloc[:, 0] if hasattr(X, "iloc") else X[X.columns[0]]
-    if _all_missing(cells):  # floats in pandas, where nothing is known of it
-        return False
     if hasattr(dtype, "is_numeric"):
         return dtype.is_numeric()
     if getattr(dtype, "kind", "O") in "buifc":
         return True
-    return len(cells) > 0 and all(isinstance(cell, Number) for cell in cells)
+    cells = _first_column(X).to_numpy()
+    return (
+        len(cells) > 0
+        and all(isinstance(cell, Number) for cell in cells)
+        and not _all_missing(cells)
+    )
 
 
 def _is_image_like(cell):
@@ -130,7 +145,7 @@ def read_items(X, value_range, column=None):
         One item a row.
     """
     if is_frame(X):
-        X = X.iloc[:, 0] if hasattr(X, "iloc") else X[X.columns[0]]
+        X = _first_column(X)
     if hasattr(X, "shape") and len(X.shape) == 2:
         X = np.asarray(X)[:, 0]
     cells = X.tolist() if hasattr(X, "tolist") else X  # polars has none

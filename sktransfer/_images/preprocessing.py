@@ -13,8 +13,8 @@ from PIL import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Longer by this factor than broad: of such images a crop sees little in any case.
-_THIN = 16
+# Longer by this factor than broad; enlarged they take some hundred megabytes.
+_THIN = 256
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,9 @@ class Preprocessing:
             return functional.resize(image, [size, size], mode)
         width, height = image.size
         if max(width, height) > _THIN * min(width, height):
-            # Enlarged as a whole, a line of pixels may take all memory.
-            part = min(height, _THIN * width), min(width, _THIN * height)
+            sides = (height, _THIN * width), (width, _THIN * height)
+            # As even or odd as before, or the middle would move by half a pixel.
+            part = [min(side, most + (side - most) % 2) for side, most in sides]
             image = functional.center_crop(image, part)
         image = functional.resize(image, [self.resize_size], mode)
         return functional.center_crop(image, [size, size])

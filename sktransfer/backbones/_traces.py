@@ -5,6 +5,7 @@ skeleton, which holds no weights, and is of use if it does with the trunk's.
 """
 
 import copy
+from itertools import takewhile
 
 import torch
 from torch import fx, nn
@@ -35,10 +36,8 @@ def training_graph(bare, trunk):
     try:
         with seeded_globals(0):  # for a forward that draws while it is traced
             graph = trace(bare.train())
-        if any(works_in_place(n, bare) and not n.users for n in graph.nodes):
-            return None  # a statement, which no piece of the graph would hold
         node = counterpart(trunk.graph, end, graph)
-        if node is None:
+        if node is None or _has_statement_before(node, graph, bare):
             return None
         if is_map:
             with graph.inserting_after(node):
@@ -49,6 +48,12 @@ def training_graph(bare, trunk):
     finally:
         bare.eval()
     return graph if _has_all_tensors(graph, bare, trunk) else None
+
+
+def _has_statement_before(node, graph, bare):
+    """Tell of what changes a tensor and is not used: no piece would hold it."""
+    before = takewhile(lambda other: other is not node, graph.nodes)
+    return any(not other.users and works_in_place(other, bare) for other in before)
 
 
 def _has_all_tensors(graph, bare, trunk):
