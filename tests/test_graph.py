@@ -279,6 +279,20 @@ def test_network_that_its_graph_does_not_describe_is_used_as_it_is(change):
         assert torch.equal(trunk(images), network(images).mean((2, 3)))
 
 
+class OneSize(nn.Sequential):
+    """Classifies images of the usual size only."""
+
+    def forward(self, batch):
+        features = self[0](batch)
+        torch._assert(features.shape[2] == 55, "found another size")
+        return self[1](features.mean((2, 3)))
+
+
+def test_network_of_one_size_has_a_graph_at_others_too():
+    network = OneSize(nn.Conv2d(3, 8, 7, stride=4), nn.Linear(8, 2))
+    assert isinstance(_graph.cut_pooled(network, 32), fx.GraphModule)
+
+
 def test_network_that_draws_has_a_graph_all_the_same():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), AlwaysDropout())
     assert isinstance(_graph.cut_pooled(network, 16), fx.GraphModule)
