@@ -155,8 +155,9 @@ class PrefixJob:
             # Closed, so that no thread claims rows after a failure.
             with closing(load_in_portions(load, rows, self.threads, ahead)) as loaded:
                 for row, result in loaded:
-                    if first := self._first_of(row, result):
-                        copies[row] = first[0]
+                    first = self._first_of(row, result)
+                    if first != row:
+                        copies[row] = first
                         continue
                     self._sort_in(row, result, batch, output, others)
                     if len(batch.pixels) == self.batch_size:
@@ -179,12 +180,10 @@ class PrefixJob:
         return others
 
     def _first_of(self, row, result):
-        """Return [the row] that has the same pixels and is computed already, or []."""
-        key = getattr(result, "key", None)
-        if key is None or result.pixels is None:
-            return []
-        first = self._first.setdefault(key, row)
-        return [first] if first != row else []
+        """Return the first row with the pixels of this one; mostly the row itself."""
+        if isinstance(result, DecodeError) or result.pixels is None or not result.key:
+            return row
+        return self._first.setdefault(result.key, row)
 
     @property
     def runs_beside(self):
