@@ -153,9 +153,8 @@ def identity_of(estimator, fit, start=""):
         Hexadecimal.
     """
     hasher = blake2b(f"{start};".encode(), digest_size=20)
-    for name, value in sorted(estimator.get_params(deep=False).items()):
-        if name not in _WITHOUT_EFFECT:
-            hasher.update(f"{name}={_described_parameter(value)};".encode())
+    for name, value in sorted(_params_with_effect(estimator).items()):
+        hasher.update(f"{name}={_described_parameter(value)};".encode())
     backbone = estimator.backbone_
     hasher.update(f"{backbone.name} {backbone.digest};".encode())
     hasher.update(repr(backbone.preprocessing).encode())
@@ -174,11 +173,15 @@ def setting_of(estimator):
     Functions of one name may differ, and callbacks change while they are used: of these
     it has to be the same ones.
     """
-    params = estimator.get_params(deep=False)
-    params = {n: v for n, v in params.items() if n not in _WITHOUT_EFFECT}
+    params = _params_with_effect(estimator)
     texts = {n: _described_parameter(v) for n, v in params.items()}
     own = [value for value in params.values() if callable(value)]
     return texts, own, list(estimator.callbacks or [])
+
+
+def _params_with_effect(estimator):
+    params = estimator.get_params(deep=False)
+    return {n: v for n, v in params.items() if n not in _WITHOUT_EFFECT}
 
 
 def _described_parameter(value):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from _networks import changed, classifier, images, tensors_of
+from _networks import changed, classifier, images, interruptible_loss, tensors_of
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import KFold, cross_val_score
 from skorch.callbacks import Callback, EarlyStopping
@@ -440,13 +440,7 @@ def test_first_call_that_fails_leaves_nothing_fitted():
 
 def test_call_that_is_interrupted_leaves_what_the_one_before_had_learnt():
     X, y = images(24)
-    interrupt = []
-
-    def loss(output, target):
-        if interrupt and output.requires_grad:
-            raise KeyboardInterrupt
-        return nn.functional.cross_entropy(output, target, reduction="none")
-
+    loss, interrupt = interruptible_loss()
     estimator = classifier(FineTuning(1), loss=loss).partial_fit(X, y)
     before = estimator.decision_function(X)
     interrupt.append(True)

@@ -6,7 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
-from _networks import classifier, images, three_convs
+from _networks import classifier, images, interruptible_loss, three_convs
 from torch import nn
 
 from sktransfer import FeatureExtraction, FineTuning
@@ -77,13 +77,7 @@ def test_failed_warm_start_leaves_the_earlier_fit_as_it_was():
 
 def test_failed_partial_fit_keeps_its_optimizer_unless_training_had_begun():
     X, y = images(24)
-    interrupt = []
-
-    def loss(output, target):
-        if interrupt and output.requires_grad:
-            raise KeyboardInterrupt
-        return nn.functional.cross_entropy(output, target, reduction="none")
-
+    loss, interrupt = interruptible_loss()
     estimator = classifier(FineTuning(1), loss=loss).partial_fit(X, y)
     optimizer = estimator.net_.optimizer_
     with pytest.raises(ValueError, match="classes"):
