@@ -13,7 +13,8 @@ copyright = author
 release = version = installed_version("sktransfer")
 
 extensions = ["numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
 autosummary_generate = True
 autodoc_inherit_docstrings = False
 numpydoc_show_class_members = False

@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_array, check_consistent_length
 
 from sktransfer._supervised import SupervisedEstimator
 from sktransfer._targets import (
+    check_announced,
     column_class_weights,
     columns_of,
     encode_known,
@@ -20,6 +21,8 @@ class ClassEstimator(SupervisedEstimator):
 
     def _read_targets(self, y, sample_weight, known, announced):
         if known is not None:
+            if announced is not None:
+                check_announced(announced, known)
             return encode_known(y, known)
         return read_targets(y, sample_weight, announced)
 

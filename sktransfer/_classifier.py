@@ -352,8 +352,8 @@ class TransferClassifier(ClassifierMixin, ClassEstimator):
         y : array-like of shape (n,) or (n, n_targets)
             Labels.
         classes : array-like of shape (n_classes,), or list of them, default=None
-            All classes there are, of each target if there are several. Only in the
-            first call, which otherwise takes those it sees.
+            All classes there are, of each target if there are several. Without them
+            the first call takes those it sees; a later one may only repeat them.
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows.
 

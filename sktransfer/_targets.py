@@ -211,11 +211,37 @@ def encode_known(y, targets):
         if unknown:
             raise ValueError(
                 f"y: found the classes {unknown[:10]}, which the first call did not "
-                f"name. Expected some of {classes.tolist()}; pass all classes as "
-                "`classes` in the first call of partial_fit."
+                f"name. Expected some of {classes.tolist()}: pass all classes as "
+                "`classes` in the first call of partial_fit; with warm_start=True, "
+                "fit a clone, or set warm_start=False."
             )
         codes[rows, c] = np.searchsorted(classes, values[rows, c].astype(classes.dtype))
     return Targets(targets.kind, targets.classes, codes)
+
+
+def check_announced(all_classes, targets):
+    """Raise if a later call of `partial_fit` names other classes than are known.
+
+    Parameters
+    ----------
+    all_classes : array-like or list of them
+        The classes of each column.
+    targets : Targets
+        What is known.
+
+    Raises
+    ------
+    ValueError
+        If they differ.
+    """
+    named = [all_classes] if targets.kind == "single" else all_classes
+    known = [classes.tolist() for classes in targets.classes]
+    if [np.unique(classes).tolist() for classes in named] != known:
+        known = known[0] if targets.kind == "single" else known
+        raise ValueError(
+            f"Parameter classes: found {all_classes!r}. Expected {known}, as in the "
+            "first call, or None; for other classes, fit a clone."
+        )
 
 
 def columns_of(values, n):

@@ -242,7 +242,9 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
         from sktransfer._engine.optimizers import default_lr, default_weight_decay
         from sktransfer._engine.penalties import make_penalty
         from sktransfer._engine.schedules import check_optimizer
+        from sktransfer._engine.training import check_callbacks
 
+        check_callbacks(self.callbacks)
         lr, decay = self.lr, self.weight_decay
         self.lr_ = default_lr(self.optimizer) if lr == "auto" else float(lr)
         if decay == "auto":

@@ -403,6 +403,23 @@ def test_classes_come_with_the_first_call():
     assert (estimator.predict(X) == y).mean() > 0.8
 
 
+def test_later_call_may_name_the_same_classes_and_no_others():
+    X, y = images(30)
+    estimator = classifier().partial_fit(X, y, classes=[0, 1, 2, 3])
+    estimator.partial_fit(X, y, classes=[3, 2, 1, 0])
+    before = state_of(estimator)
+    message = r"classes: found \[0, 1, 2, 7\]\. Expected \[0, 1, 2, 3\]"
+    with pytest.raises(ValueError, match=message):
+        estimator.partial_fit(X, y, classes=[0, 1, 2, 7])
+    assert state_of(estimator) == before
+    two = np.stack([y, y + 5], axis=1)
+    estimator = (
+        classifier().fit(X, two).partial_fit(X, two, classes=[[0, 1, 2], [5, 6, 7]])
+    )
+    with pytest.raises(ValueError, match=r"Expected \[\[0, 1, 2\], \[5, 6, 7\]\]"):
+        estimator.partial_fit(X, two, classes=[[0, 1, 2], [5, 6, 8]])
+
+
 def test_class_that_was_not_announced_is_refused_and_changes_nothing():
     X, y = images(30)
     estimator = classifier().partial_fit(X[y < 2], y[y < 2])
@@ -617,6 +634,13 @@ def test_warm_start_keeps_the_classes():
     estimator = classifier(warm_start=True).fit(X, y)
     estimator.fit(X[y < 2], y[y < 2])
     assert estimator.classes_.tolist() == [0, 1, 2]
+
+
+def test_warm_start_with_a_new_class_says_what_to_do():
+    X, y = images(30)
+    estimator = classifier(warm_start=True).fit(X[y < 2], y[y < 2])
+    with pytest.raises(ValueError, match=r"classes \[2\].*or set warm_start=False"):
+        estimator.fit(X, y)
 
 
 def test_warm_start_without_an_earlier_fit_is_a_fit():

@@ -87,7 +87,7 @@ def test_arguments_with_a_parameter_of_their_own_are_refused(name, groups):
 
 
 def test_values_torch_refuses_are_reported_under_our_name(groups):
-    message = "Parameter optimizer_params: SGD refused .*Invalid momentum value: -1"
+    message = "optimizer_params: SGD refused .*Invalid momentum value: -1"
     with pytest.raises(ValueError, match=message):
         make_optimizer("sgd", groups, {"momentum": -1})
 

@@ -709,6 +709,13 @@ def test_skorchs_early_stopping_ends_a_phase():
     assert estimator.n_iter_ == 3
 
 
+@pytest.mark.parametrize("entry", ["abc", print, ("name", 3), (3, Callback())])
+def test_what_is_no_callback_is_refused_before_an_image_is_read(entry, tmp_path):
+    callbacks = [EarlyStopping, entry]
+    with pytest.raises(ValueError, match=r"callbacks: found .* at position 1"):
+        classifier(callbacks=callbacks).fit([tmp_path / "none.png"] * 4, [0, 1, 0, 1])
+
+
 def test_custom_callbacks_see_the_whole_training():
     told = []
 

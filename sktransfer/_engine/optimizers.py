@@ -61,7 +61,8 @@ def make_optimizer(optimizer, groups, optimizer_params=None):
         return cls(groups, **params)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Parameter optimizer_params: {cls.__name__} refused {params!r} ({error})."
+            f"Parameters optimizer and optimizer_params: {cls.__name__} refused "
+            f"{params!r} ({error})."
         ) from error
 
 

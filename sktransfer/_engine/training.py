@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from skorch.callbacks import Callback
 from skorch.history import History
 from torch import nn
 
@@ -22,6 +23,30 @@ from sktransfer._randomness import derived_seed
 # passes them through the network once a channel.
 _PENALTY_ROWS = 64
 _PENALTY_ORDER = 4
+
+
+def check_callbacks(callbacks):
+    """Raise if `callbacks` holds something that skorch would not call.
+
+    Parameters
+    ----------
+    callbacks : list or None
+        skorch's callbacks, or pairs (name, callback).
+
+    Raises
+    ------
+    ValueError
+        If one is none.
+    """
+    for position, entry in enumerate(callbacks or []):
+        pair = isinstance(entry, tuple) and len(entry) == 2
+        callback = entry[1] if pair and isinstance(entry[0], str) else entry
+        kind = callback if isinstance(callback, type) else type(callback)
+        if not issubclass(kind, Callback):
+            raise ValueError(
+                f"Parameter callbacks: found {entry!r} at position {position}. "
+                "Expected skorch callbacks, or pairs (name, callback)."
+            )
 
 
 @dataclass
