@@ -101,6 +101,11 @@ class ClassEstimator(SupervisedEstimator):
         -------
         labels : ndarray of shape (n,) or (n, n_targets)
             The most probable labels.
+
+        Raises
+        ------
+        InvalidImageError
+            If images are broken, or missing where the row has nothing else.
         """
         labels = self._apply_heads("predict", X)
         if not isinstance(self.head_, list):
@@ -120,6 +125,11 @@ class ClassEstimator(SupervisedEstimator):
         probabilities : ndarray of shape (n, n_classes), or list of them
             In the order of ``classes_``; for multilabel targets an array
             (n, n_labels) of the probability of 1, for several targets a list.
+
+        Raises
+        ------
+        InvalidImageError
+            If images are broken, or missing where the row has nothing else.
         """
         probabilities = self._apply_heads("predict_proba", X)
         if not isinstance(self.head_, list):
@@ -145,6 +155,11 @@ class ClassEstimator(SupervisedEstimator):
         scores : ndarray of shape (n,) or (n, n_classes), or list of them
             (n,) for two classes; (n, n_labels) for multilabel targets; a list for
             several targets.
+
+        Raises
+        ------
+        InvalidImageError
+            If images are broken, or missing where the row has nothing else.
         """
         scores = self._apply_heads("decision_function", X)
         if not isinstance(self.head_, list):

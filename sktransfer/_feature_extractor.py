@@ -53,10 +53,10 @@ class FeatureExtractorTransformer(
         `weights`, `image_size`, `image_shape`, `value_range`, `resize` and
         `target_type` then stay at their defaults. ``FrozenEstimator(fitted)``: the
         fitted one is used as it is, without y and without folds.
-    cv : int, splitter or iterable, default=5
+    cv : int, splitter, iterable or None, default=5
         Folds of ``fit_transform`` with a strategy. An int is a number of shuffled
         folds, stratified by the classes of a single target, and of whole groups where
-        `groups` are given. Each row has to be in exactly one test part.
+        `groups` are given; None is 5. Each row has to be in exactly one test part.
     output : {"auto", "decision_function", "predict", "embedding"}, default="auto"
         What a network with a strategy hands on: what its head says,
         ``"decision_function"`` of classes and ``"predict"`` of numbers, or its
@@ -95,9 +95,9 @@ class FeatureExtractorTransformer(
         What runs the network: torch as it is, ``torch.compile``, which needs a C++
         compiler and takes up to a minute for each new network, or onnxruntime, which
         computes on the CPU and is installed with ``pip install 'sktransfer[onnx]'``.
-        Values differ by less than 1e-4 of the largest.
+        Values differ by less than 1e-4 of the largest, 2e-2 in bfloat16.
     cache : "auto", str, Path, FeatureCache or None, default="auto"
-        Where features are kept: ``"auto"`` is in memory, 512 MB at most, shared by all
+        Where features are kept: ``"auto"`` is in memory, 512 MiB at most, shared by all
         estimators of the process; a path or :class:`FeatureCache` is a file, shared
         with other processes and kept for later sessions. None computes them each time.
     on_invalid : {"raise", "nan"}, default="raise"

@@ -76,6 +76,11 @@ class RegressionEstimator(SupervisedEstimator):
         -------
         values : ndarray of shape (n,) or (n, n_targets)
             In the units of ``y``, and of its shape.
+
+        Raises
+        ------
+        InvalidImageError
+            If images are broken, or missing where the row has nothing else.
         """
         values = self._apply_heads("predict", X)
         return np.column_stack(values) if isinstance(self.head_, list) else values[0]

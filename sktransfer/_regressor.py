@@ -25,7 +25,7 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         ``"default"`` is torchvision's newest, the shipped file for ``"mini"``, and the
         module's own for a callable or a module. Else the name of torchvision's weights
         (``"IMAGENET1K_V1"``), the path of a .safetensors or .pth file, or None for
-        random weights.
+        random weights (of all but a module, which has its own).
     strategy : Strategy, str or None, default=None
         What learns: an object such as ``FineTuning(unfreeze=1)``, or the name of one,
         such as ``"fine_tuning"``. None is ``FeatureExtraction()``: where the head is
@@ -34,7 +34,7 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         Layers on top of the features, one such head a target. A callable gets
         ``(n_features, n_outputs)`` and returns a ``torch.nn.Module``; `n_outputs` is 1,
         the standardized target.
-    image_columns : str, list of str or None, default=None
+    image_columns : str, int, list of them or None, default=None
         Columns of a DataFrame that hold images; they share the network. None finds
         them: all columns of PIL images, bytes, arrays, paths, or names of image files.
         Their cells may be missing (None or NaN) where a row has anything else.
@@ -132,10 +132,10 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         which needs a C++ compiler and takes up to a minute for each new network, or
         onnxruntime, which computes on the CPU and is installed with
         ``pip install 'sktransfer[onnx]'``. Values differ by less than 1e-4 of the
-        largest.
+        largest, 2e-2 in bfloat16.
     cache : "auto", str, Path, FeatureCache or None, default="auto"
         Where what the frozen network says about images is kept: ``"auto"`` is in
-        memory, 512 MB at most, shared by all estimators of the process; a path or
+        memory, 512 MiB at most, shared by all estimators of the process; a path or
         :class:`FeatureCache` is a file, shared with other processes and kept for later
         sessions. With None nothing outlives a call of a method.
     store_weights_in_pickle : bool, default=False
@@ -168,7 +168,7 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         How the head was fitted.
     history_ : DataFrame
         One row an epoch, from the last `fit` on: phase, losses, scores, learning rates,
-        seconds. Only where something was trained, as the following.
+        seconds. This and the four below are there where something was trained.
     n_iter_ : int
         Number of epochs.
     lr_ : float
@@ -184,7 +184,7 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
     value_range_ : tuple of two floats or None
         The values that mean black and white; None where the dtype of images says it.
     image_columns_ : list
-        Names of the image columns. Only where X is a table, as the following.
+        Names of the image columns; this and ``tabular_`` where X is a table.
     tabular_ : transformer or None
         What encodes the columns beside them.
     n_features_in_ : int
@@ -317,9 +317,11 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         Raises
         ------
         InvalidImageError
-            If images are missing or broken.
+            If images are broken, or missing where the row has nothing else.
         ValueError
             If X, y or a parameter is not as described.
+        FeatureCacheError, EngineError
+            If the file of `cache`, or `engine`, cannot be used.
         """
         return self._fit(X, y, sample_weight, groups)
 
@@ -327,8 +329,9 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
     def partial_fit(self, X, y, sample_weight=None):
         """Train one epoch of the strategy's last phase, at constant learning rates.
 
-        The optimizer's state is kept from call to call, not in pickles. The rows of the
-        first call decide how the target is standardized.
+        The optimizer's state is kept from call to call, as long as the parameters stay
+        the same, and not in pickles. The rows of the first call decide how the target
+        is standardized.
 
         Parameters
         ----------
@@ -343,6 +346,11 @@ class TransferRegressor(RegressorMixin, RegressionEstimator):
         -------
         self : TransferRegressor
             The regressor.
+
+        Raises
+        ------
+        InvalidImageError, ValueError
+            As in ``fit``.
         """
         return self._partial_fit(X, y, sample_weight)
 

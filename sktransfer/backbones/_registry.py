@@ -159,7 +159,9 @@ def get_backbone(name):
     Returns
     -------
     BackboneSpec
-        Its name, the names of its weights, and what its images must look like.
+        Its name, the names of its weights (``weights_names``), its ``stages``, and
+        ``preprocessing``: what its images must look like, or None where that depends
+        on the weights, as for networks of torchvision.
 
     Raises
     ------
@@ -206,8 +208,10 @@ def register_backbone(name, builder, *, weights=None, preprocessing=None):
 
     Raises
     ------
+    TypeError
+        If `builder` is not callable.
     ValueError
-        If the name is taken.
+        If the name is taken, or `preprocessing` has other entries.
 
     Examples
     --------

@@ -91,6 +91,8 @@ class Strategy(BaseEstimator):
         ValueError
             If the strategy names stages that the backbone has not, or needs more
             epochs.
+        BackboneNotFoundError
+            If there is no backbone of that name.
         """
         import pandas as pd
 

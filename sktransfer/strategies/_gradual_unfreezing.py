@@ -18,8 +18,9 @@ from sktransfer.strategies._unfreezing import (
 class GradualUnfreezing(Strategy):
     """Unfreeze the backbone from the top, stage by stage.
 
-    The head starts from the linear probe; then the topmost stages learn with it, then
-    one more, and so on. The last phase gets the epochs that the others leave.
+    The head starts from the linear probe; another than a linear one starts at random
+    and trains alone for `epochs_per_stage` epochs. Then the topmost stages learn with
+    it, then one more, and so on. The last phase gets the epochs that the others leave.
 
     Parameters
     ----------
