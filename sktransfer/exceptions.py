@@ -105,7 +105,8 @@ class BackboneNotFoundError(SktransferError, ValueError):
         suggestion = f" Did you mean {near}?" if near else ""
         return (
             f"There is no backbone named {self.name!r}.{suggestion} "
-            "sktransfer.backbones.list_backbones() lists the names."
+            "sktransfer.backbones.list_backbones() lists the names. A name of your own "
+            "has to be registered in each process, workers too; a callable needs none."
         )
 
 
@@ -187,7 +188,7 @@ class WeightsDownloadError(SktransferError, ConnectionError):
         """Format the message with the file to place by hand."""
         return (
             f"The pretrained weights could not be downloaded from {self.url} "
-            f"({self.reason}). Without a network, put that file at {self.path} (the "
+            f"({self.reason}). Without a connection, put that file at {self.path} (the "
             "folder follows TORCH_HOME), pass weights='PATH' to a file you have, or "
             "use backbone='mini', whose weights come with sktransfer."
         )

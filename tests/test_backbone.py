@@ -3,7 +3,9 @@
 import copy
 import pickle
 import random
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from sklearn.base import clone
 from torch import nn
 from torchvision import models
 
-from sktransfer import FeatureExtractorTransformer
+from sktransfer import FeatureCache, FeatureExtractorTransformer
 from sktransfer.backbones import _network
 from sktransfer.backbones._backbone import open_backbone
 from sktransfer.exceptions import WeightsMismatchError
@@ -302,6 +304,34 @@ def test_pickle_of_a_changed_backbone_holds_the_changed_tensors_only():
     twice = changed(pickle.loads(pickle.dumps(restored)), LAST)
     assert twice.digest == changed(tuned, LAST).digest
     assert len(pickle.dumps(tuned.with_weights_in_pickle())) > 2_000_000
+
+
+def test_code_that_changed_since_a_pickle_shares_nothing_with_what_it_was(tmp_path):
+    module = ModuleType("module_of_ones_own")
+    source = "from torch import nn\ndef make():\n    return nn.Sequential({})"
+    conv, cache = "nn.Conv2d(3, 4, 3), nn.{}()", FeatureCache(tmp_path / "c.sqlite")
+
+    def write(activation):
+        exec(source.format(conv.format(activation)), vars(module))
+
+    def features(X, cache=cache):
+        fitted = FeatureExtractorTransformer(module.make, image_size=16, cache=cache)
+        return fitted.fit_transform(X)
+
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        write("ReLU")
+        fitted = FeatureExtractorTransformer(module.make, image_size=16, cache=cache)
+        before = fitted.fit_transform(images[:4])
+        pickled = pickle.dumps(fitted)
+        write("Tanh")
+        with pytest.warns(UserWarning, match="'make' is built by other code"):
+            of_now = pickle.loads(pickled).transform(images)
+        np.testing.assert_array_equal(of_now, features(images, cache=None))
+        write("ReLU")
+        np.testing.assert_array_equal(features(images)[:4], before)
+        np.testing.assert_array_equal(features(images), features(images, cache=None))
 
 
 @pytest.mark.parametrize("make", [small_network, small_network(), DataDependent])

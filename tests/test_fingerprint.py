@@ -64,10 +64,10 @@ def test_settings_that_no_repr_shows_tell_networks_apart(network, other):
     other.load_state_dict(network.state_dict())
     trunks = [_graph.cut_pooled(made, 32) for made in (network, other)]
     again = _graph.cut_pooled(network, 32)
-    (digest, fingerprint), (same_digest, other_fingerprint) = map(identity, trunks)
+    (digest, fingerprint, _), (same_digest, another, _) = map(identity, trunks)
     assert digest == same_digest
-    assert fingerprint != other_fingerprint
-    assert identity(again) == (digest, fingerprint)
+    assert fingerprint != another
+    assert identity(again) == (digest, fingerprint, True)
 
 
 class Halved(nn.Module):
@@ -99,3 +99,4 @@ def test_code_that_cannot_be_read_off_is_never_shared(make):
     assert structure(trunk) is None
     assert identity(trunk)[0] == identity(trunk)[0]
     assert identity(trunk)[1] != identity(trunk)[1]
+    assert not identity(trunk)[2]

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -76,6 +77,20 @@ def test_classifier_of_any_number_of_classes_is_not_looked_at(network, tmp_path)
     assert has_weights_of(opened(tmp_path / "three.pth"), network)
 
 
+def test_weights_of_a_deeper_network_of_the_family_are_refused(tmp_path):
+    torch.save(models.resnet34(weights=None).state_dict(), tmp_path / "34.pth")
+    with pytest.raises(WeightsMismatchError, match=r"layer1\.2\.\S+ has no place"):
+        opened(tmp_path / "34.pth", name="resnet18")
+
+
+@pytest.mark.parametrize("name", ["fc.0.weight", "fc.3.bias", "head.weight", "n"])
+def test_another_head_than_the_networks_own_is_not_looked_at(tmp_path, name):
+    network = models.resnet18(weights=None)
+    state = {n: t for n, t in network.state_dict().items() if not n.startswith("fc.")}
+    torch.save({**state, name: torch.zeros(5)}, tmp_path / "own.pth")
+    assert has_weights_of(opened(tmp_path / "own.pth", name="resnet18"), network)
+
+
 def test_none_is_the_same_initial_network_everywhere():
     assert opened(None).digest == opened(None, random_state=0).digest
     assert opened(None).digest != opened(None, random_state=11).digest
@@ -88,6 +103,9 @@ def spoilt(state, kind, path):
         torch.save({n: t for n, t in state.items() if n != "features.0.weight"}, path)
     elif kind == "other shape":
         torch.save({**state, "features.0.bias": torch.zeros(7)}, path)
+    elif kind == "deeper":
+        deeper = {f"features.13.{n}": torch.zeros(1) for n in ("weight", "bias")}
+        torch.save({**state, **deeper}, path)
     elif kind == "not a state dict":
         torch.save([1, 2, 3], path)
     elif kind == "not readable":
@@ -103,7 +121,8 @@ def spoilt(state, kind, path):
     ("kind", "found"),
     [
         ("missing tensor", r"1 are missing.*features\.0\.weight is missing"),
-        ("other shape", r"1 have another shape.*\(7,\) instead of \(64,\)"),
+        ("other shape", r"1 are others than it has.*\(7,\) instead of \(64,\)"),
+        ("deeper", r"2 are others than it has.*features\.13\.bias has no place"),
         ("not a state dict", "holds list, not a state dict"),
         ("not readable", "cannot be read"),
         ("truncated", "cannot be read"),
@@ -179,6 +198,23 @@ def test_file_written_anew_is_read_anew(network, tmp_path):
     os.utime(path, ns=(1, 1))
     assert has_weights_of(opened(path), other)
     assert has_weights_of(first, network)
+
+
+def test_file_of_the_same_age_and_size_in_its_place_is_read_anew(network, tmp_path):
+    other = seeded_network(12)
+    for name, of_file in (("a.pth", network), ("b.pth", other)):
+        torch.save(of_file.state_dict(), tmp_path / name)
+        os.utime(tmp_path / name, ns=(10**18, 10**18))
+    path = tmp_path / "base.pth"
+    shutil.copy2(tmp_path / "a.pth", path)
+    assert has_weights_of(opened(path), network)
+    shutil.copy2(tmp_path / "b.pth", path)
+    assert has_weights_of(opened(path), other)
+    path.unlink()
+    for name, of_file in (("a.pth", network), ("b.pth", other)):
+        path.unlink(missing_ok=True)
+        path.symlink_to(tmp_path / name)
+        assert has_weights_of(opened(path), of_file)
 
 
 class Server(ThreadingHTTPServer):
@@ -281,6 +317,15 @@ def test_server_that_always_fails_is_given_up(server, folder, failure):
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert server.n_requests == 3
     assert files_in(folder) == []
+
+
+def test_folder_that_cannot_be_made_is_a_download_that_failed(server, tmp_path):
+    (tmp_path / "plain").write_text("a file")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(tmp_path / "plain" / "home"))
+        with pytest.raises(WeightsDownloadError, match="Not a directory"):
+            download(server.url())
+    assert server.n_requests == 0
 
 
 def test_without_a_network_the_error_says_where_the_file_goes(folder, monkeypatch):

@@ -5,7 +5,7 @@ backbones are shared by all handles of a process that mean the same weights, so 
 clones and folds of a search load one network.
 """
 
-import os
+import warnings
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
@@ -21,6 +21,7 @@ from sktransfer.backbones._network import (
     lock,
     resolve,
     shared_network,
+    weights_source,
 )
 from sktransfer.backbones._registry import WeightsSource
 from sktransfer.exceptions import WeightsMismatchError
@@ -199,6 +200,7 @@ class Backbone:
         With the name of the stage it is the network's part in the key of a stored
         activation; it is the base's where nothing below the cut was changed.
         """
+        self._loaded()  # an unpickled one was not compared with its code yet
         if cut == self.last:
             return self.fingerprint
         self.stage(cut)
@@ -255,8 +257,22 @@ class Backbone:
                 network = self._load()
                 if network.digest != self.digest:
                     raise _changed_weights(self, network)
+                if network.fingerprint != self.fingerprint:
+                    self._adopt_structure(network)
                 self._network, self._stored = network, None
             return self._network
+
+    def _adopt_structure(self, network):
+        """Keep what code that has changed computes apart from what it did before."""
+        if network.is_readable and self._base is None:
+            warnings.warn(
+                f"The network of backbone {self.name!r} is built by other code than "
+                "when this estimator was fitted, or by another version of torch. Its "
+                "weights are the same, but what it computes may not be: fit again.",
+                UserWarning,
+                stacklevel=2,
+            )
+        self.fingerprint = network.fingerprint
 
     def _load(self):
         if self._base is not None:
@@ -344,7 +360,7 @@ def open_backbone(
         Loaded and checked.
     """
     spec, origin = resolve(backbone)
-    source = _weights_source(spec, weights, is_module(origin))
+    source = weights_source(spec, weights, is_module(origin))
     preprocessing = source.preprocessing or spec.preprocessing or Preprocessing()
     if image_size is None and sides is not None:
         image_size = preprocessing.size_for(sides)
@@ -360,26 +376,6 @@ def open_backbone(
     opened.n_features, opened.digest = network.n_features, network.digest
     opened.fingerprint = network.fingerprint
     return opened
-
-
-def _weights_source(spec, weights, is_module):
-    if weights is None:
-        if is_module:
-            raise ValueError(
-                "Parameter weights: found None with a torch.nn.Module as backbone, "
-                "which has weights already. Leave weights='default' to use them, or "
-                "pass a callable that builds the module."
-            )
-        return WeightsSource("built", label="None", findable=False)
-    text = os.fspath(weights) if hasattr(weights, "__fspath__") else weights
-    if text in ("default", *spec.weights_names):
-        return spec.weights_source(text)
-    if text.endswith((".safetensors", ".pth", ".pt")) or os.path.isfile(text):
-        from sktransfer.backbones._weights import stored_preprocessing
-
-        path = os.path.abspath(text)
-        return WeightsSource("file", path, repr(text), stored_preprocessing(path))
-    return spec.weights_source(text)
 
 
 def _changed_weights(backbone, network):

@@ -15,12 +15,22 @@ _CONSTANTS = (bool, int, float, complex, str, type(None), torch.dtype)
 
 
 def identity(trunk):
-    """Digest of a trunk's weights, and fingerprint of what it computes."""
-    digest = weights_digest(trunk)
-    # What cannot be read off is never shared.
-    text = structure(trunk) or os.urandom(20).hex()
+    """Identify a trunk.
+
+    Returns
+    -------
+    digest : str
+        Of its weights.
+    fingerprint : str
+        Of what it computes.
+    is_readable : bool
+        Whether it was read off; what cannot be is never shared.
+    """
+    digest, text = weights_digest(trunk), structure(trunk)
+    is_readable = text is not None
+    text = text or os.urandom(20).hex()
     fingerprint = blake2b(f"{text}\n{digest}".encode(), digest_size=20).hexdigest()
-    return digest, fingerprint
+    return digest, fingerprint, is_readable
 
 
 def weights_digest(trunk):

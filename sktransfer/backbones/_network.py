@@ -14,7 +14,7 @@ import numpy as np
 
 from sktransfer._images.preprocessing import Preprocessing
 from sktransfer._randomness import seeded_globals
-from sktransfer.backbones._registry import BackboneSpec, get_backbone
+from sktransfer.backbones._registry import BackboneSpec, WeightsSource, get_backbone
 from sktransfer.exceptions import WeightsMismatchError
 
 POOLED, HIDDEN = "pooled", "hidden"
@@ -35,6 +35,7 @@ class Network:
     n_features: int
     digest: str
     fingerprint: str
+    is_readable: bool
     needs_full_batches: bool
     plan: object
     fused: dict = field(default_factory=dict)
@@ -101,6 +102,27 @@ def resolve(backbone):
     )
 
 
+def weights_source(spec, weights, is_module):
+    """Return where the weights are that a parameter stands for."""
+    if weights is None:
+        if is_module:
+            raise ValueError(
+                "Parameter weights: found None with a torch.nn.Module as backbone, "
+                "which has weights already. Leave weights='default' to use them, or "
+                "pass a callable that builds the module."
+            )
+        return WeightsSource("built", label="None", findable=False)
+    text = os.fspath(weights) if hasattr(weights, "__fspath__") else weights
+    if text in ("default", *spec.weights_names):
+        return spec.weights_source(text)
+    if text.endswith((".safetensors", ".pth", ".pt")) or os.path.isfile(text):
+        from sktransfer.backbones._weights import stored_preprocessing
+
+        path = os.path.abspath(text)
+        return WeightsSource("file", path, repr(text), stored_preprocessing(path))
+    return spec.weights_source(text)
+
+
 def shared_network(origin, source, seed, image_size, last):
     """Build and load a network, or return the one this process has already."""
     key = (origin, source, _stamp(source), seed, image_size, last)
@@ -114,11 +136,12 @@ def shared_network(origin, source, seed, image_size, last):
 
 
 def _stamp(source):
-    """Change time and size of a weights file, which may be written anew."""
+    """Tell a weights file from one in its place, also of the same age and size."""
     if source.kind != "file" or not os.path.exists(source.location):
         return None
     status = os.stat(source.location)
-    return status.st_mtime_ns, status.st_size
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return *times, status.st_size, status.st_dev, status.st_ino
 
 
 def build_network(origin, source, seed, image_size, last, stored=None):
@@ -148,14 +171,16 @@ def build_network(origin, source, seed, image_size, last, stored=None):
     from sktransfer.backbones._fingerprint import identity
 
     spec, _ = resolve(origin)
-    trunk, plan = _cut(spec, _build_module(spec, seed), image_size, last)
+    module = _build_module(spec, seed)
+    layout = _weights.Layout.of(module)  # cutting may change it
+    trunk, plan = _cut(spec, module, image_size, last)
     if stored is not None:
         _graph.restore(trunk, stored)
     elif source.kind != "built":
         state = _weights.read_weights(source, spec.name)
         if last == HIDDEN:
             _check_hidden(trunk, state, source, spec)
-        _weights.load_into(trunk, state, source, spec.name)
+        _weights.load_into(trunk, layout, state, source, spec.name)
     n_features = _graph.count_features(trunk, image_size, spec.name)
     full = _graph.needs_full_batches(trunk)
     return Network(trunk, n_features, *identity(trunk), full, plan)

@@ -185,7 +185,10 @@ def get_backbone(name):
 
 
 def register_backbone(name, builder, *, weights=None, preprocessing=None):
-    """Make a network of one's own known by a name.
+    """Make a network of one's own known by a name, in this process.
+
+    Other processes, workers of ``n_jobs`` among them, do not know the name: register it
+    in a module that they import, or pass the callable itself as ``backbone``.
 
     Parameters
     ----------

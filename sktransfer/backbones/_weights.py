@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -91,30 +92,74 @@ def download(url):
     path = folder / Path(urlparse(url).path).name
     if path.is_file():
         return path
-    digest = torch.hub.HASH_REGEX.search(path.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        for attempt in range(_N_TRIES):
-            if path.is_file():  # another process was faster
-                break
-            try:
-                torch.hub.download_url_to_file(
-                    url, path, digest and digest.group(1), progress=False
-                )
-            except (URLError, OSError, HTTPException, RuntimeError) as error:
-                if isinstance(error, HTTPError):
-                    error.close()  # it is the server's open answer
-                if attempt == _N_TRIES - 1:
-                    raise WeightsDownloadError(url, str(path), str(error)) from error
-                time.sleep(2.0**attempt / 4)
+    lock = FileLock(f"{path}.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise WeightsDownloadError(url, str(path), str(error)) from error
+    try:
+        _fetch(url, path)
+    finally:
+        lock.release()
     return path
 
 
-def load_into(trunk, state, source, backbone):
+def _fetch(url, path):
+    digest = torch.hub.HASH_REGEX.search(path.name)
+    for attempt in range(_N_TRIES):
+        if path.is_file():  # another process was faster
+            return
+        try:
+            torch.hub.download_url_to_file(
+                url, path, digest and digest.group(1), progress=False
+            )
+        except (URLError, OSError, HTTPException, RuntimeError) as error:
+            if isinstance(error, HTTPError):
+                error.close()  # it is the server's open answer
+            if attempt == _N_TRIES - 1:
+                raise WeightsDownloadError(url, str(path), str(error)) from error
+            time.sleep(2.0**attempt / 4)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of a whole network's layers and tensors."""
+
+    layers: frozenset
+    tensors: frozenset
+
+    @classmethod
+    def of(cls, module):
+        """Read them off a torch.nn.Module."""
+        layers = (name for name, _ in module.named_modules() if name)
+        return cls(frozenset(layers), frozenset(module.state_dict()))
+
+
+def load_into(trunk, layout, state, source, backbone):
     """Copy stored tensors into a trunk; every tensor of the trunk must be there.
 
     Tensors of the layers behind the trunk (a classifier of any number of classes) are
     not looked at. Half precision on disk becomes float32 in memory.
+
+    Parameters
+    ----------
+    trunk : torch.nn.Module
+        The network up to its features.
+    layout : Layout
+        The whole network's.
+    state : dict of str to Tensor
+        What is stored.
+    source : WeightsSource
+        Where, for messages.
+    backbone : str
+        Name of the backbone, for messages.
+
+    Raises
+    ------
+    WeightsMismatchError
+        If tensors of the trunk are missing or of another shape, or if its layers have
+        further ones in `state`: those of a deeper network would be lost.
     """
     own = stored_tensors(trunk)
     missing = [n for n in own if n not in state and not n.endswith("batches_tracked")]
@@ -123,19 +168,40 @@ def load_into(trunk, state, source, backbone):
         for n in own
         if n in state and state[n].shape != own[n].shape
     ]
+    if not (missing or wrong):
+        more = _further_tensors(own, layout, state)
+        wrong = [f"{n} has no place" for n in more]
     if missing or wrong:
         some = [*[f"{n} is missing" for n in missing], *wrong]
         raise WeightsMismatchError(
             source.label,
             backbone,
-            f"of its {len(own)} tensors {len(missing)} are missing and {len(wrong)} "
-            f"have another shape ({'; '.join(some[:3])})",
+            f"of its {len(own)} tensors {len(missing)} are missing, and {len(wrong)} "
+            f"are others than it has ({'; '.join(some[:3])})",
             "Pass weights that were saved from this architecture.",
         )
     with torch.no_grad():
         for name, tensor in own.items():
             if name in state:
                 tensor.copy_(state[name])
+
+
+def _further_tensors(own, layout, state):
+    """Names of stored tensors inside the layers of a trunk that these have not."""
+    of_trunk = {parent for name in own for parent in _parents(name)}
+    found = []
+    for name in set(state) - set(own) - layout.tensors:
+        inside = [parent for parent in _parents(name) if parent in layout.layers]
+        # Next to the outermost layers anything may stand, such as another head.
+        if inside and inside[-1] in of_trunk:
+            found.append(name)
+    return sorted(n for n in found if not n.endswith("batches_tracked"))
+
+
+def _parents(name):
+    """Paths of the layers that hold a tensor, from the outermost on."""
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def stored_preprocessing(path):
