@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -75,6 +76,21 @@ def test_classifier_of_any_number_of_classes_is_not_looked_at(network, tmp_path)
     state = {**network.state_dict(), "classifier.1.weight": torch.zeros(3, 512, 1, 1)}
     torch.save(state, tmp_path / "three.pth")
     assert has_weights_of(opened(tmp_path / "three.pth"), network)
+
+
+def test_files_of_densenets_have_the_names_of_torchvisions_first_versions(tmp_path):
+    network = models.densenet121(weights=None)
+    first = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): tensor
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in first
+    torch.save(first, tmp_path / "densenet121.pth")
+    loaded = opened(tmp_path / "densenet121.pth", name="densenet121").trunk.state_dict()
+    stored = network.state_dict()
+    names = [name for name in stored if "classifier" not in name]
+    assert names == [name for name in names if torch.equal(loaded[name], stored[name])]
 
 
 def test_weights_of_a_deeper_network_of_the_family_are_refused(tmp_path):

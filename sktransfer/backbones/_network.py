@@ -177,7 +177,7 @@ def build_network(origin, source, seed, image_size, last, stored=None):
     if stored is not None:
         _graph.restore(trunk, stored)
     elif source.kind != "built":
-        state = _weights.read_weights(source, spec.name)
+        state = _weights.named_as(layout, _weights.read_weights(source, spec.name))
         if last == HIDDEN:
             _check_hidden(trunk, state, source, spec)
         _weights.load_into(trunk, layout, state, source, spec.name)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -20,6 +21,8 @@ from sktransfer.backbones._mini import PATH as MINI_PATH
 from sktransfer.exceptions import WeightsDownloadError, WeightsMismatchError
 
 _N_TRIES = 3
+# torchvision's files of DenseNets name layers as it first did: "norm.1" is "norm1".
+_FIRST_NAMES = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 # Named after the package: other writers use plain words for values of their own.
 _PREPROCESSING_KEY = "sktransfer.preprocessing"
 
@@ -134,6 +137,15 @@ class Layout:
         """Read them off a torch.nn.Module."""
         layers = (name for name, _ in module.named_modules() if name)
         return cls(frozenset(layers), frozenset(module.state_dict()))
+
+
+def named_as(layout, state):
+    """Give tensors of an older version of a network the names that they have now."""
+    now = {name: _FIRST_NAMES.sub(r"\1\2", name) for name in state}
+    known = layout.tensors
+    return {
+        now[n] if n not in known and now[n] in known else n: t for n, t in state.items()
+    }
 
 
 def load_into(trunk, layout, state, source, backbone):
