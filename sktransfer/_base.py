@@ -18,6 +18,7 @@ from sklearn.utils.validation import (
 
 from sktransfer._cache.feature_cache import FeatureCache, open_store
 from sktransfer._cache.keys import activation_key, fingerprint
+from sktransfer._images.decode import decoding_settings
 from sktransfer._images.inputs import (
     check_image_shape,
     input_kind,
@@ -96,6 +97,11 @@ class ImageEstimator(BaseEstimator):
     def _is_one_row(self):
         return self.image_shape_ is not None and self.image_shape_[0] == 1
 
+    def _given_value_range(self):
+        """Black and white, or None where the dtype of images says it."""
+        by_dtype = isinstance(self.value_range, str)
+        return None if by_dtype else tuple(map(float, self.value_range))
+
     def _check_value_range(self):
         if isinstance(self.value_range, str):
             return
@@ -112,11 +118,12 @@ class ImageEstimator(BaseEstimator):
         kind = input_kind(X)
         if kind == "rows":
             return self._read_rows(X, reset, sample_weight)
-        value_range = None
-        if not isinstance(self.value_range, str):
-            value_range = tuple(self.value_range)
+        value_range = self._given_value_range() if reset else self.value_range_
+        # What "auto" found in rows of numbers holds for no dtype that has its own.
+        of_rows = not reset and self.image_shape_ is not None
+        learnt = of_rows and isinstance(self.value_range, str)
         read = read_pixels if kind == "pixels" else read_items
-        images = read(X, value_range)
+        images = read(X, value_range, by_dtype=learnt)
         if len(images) == 0:
             raise ValueError(
                 "X: found 0 images (0 sample(s)) while a minimum of 1 is required."
@@ -211,7 +218,7 @@ class ImageEstimator(BaseEstimator):
             backbone.preprocessing,
             (backbone.n_features_of(*layer),),
             engine.device,
-            self.batch_size,
+            int(self.batch_size),
             n_threads(self.n_jobs),
             engine.min_rows,
             parallel=engine.runs_in_torch,
@@ -248,7 +255,7 @@ class ImageEstimator(BaseEstimator):
             self.engine,
             resolve_precision(self.precision, device),
             device,
-            self.batch_size,
+            int(self.batch_size),
             self.backbone_.preprocessing.image_size,
             self.backbone_.needs_full_batches,
         )
@@ -263,7 +270,9 @@ class ImageEstimator(BaseEstimator):
 
     def _store(self, network, cut, engine, store=None, views=None):
         """One pass over the store, and the function from contents to its keys."""
-        more = {} if views is None else {"views": views.determinants()}
+        more = decoding_settings()
+        if views is not None:
+            more["views"] = views.determinants()
         everything = fingerprint(
             backbone=network,
             cut=cut,

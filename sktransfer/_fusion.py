@@ -195,8 +195,7 @@ class FusedEstimator(ImageEstimator):
         others = [name for name in frame.columns if name not in names]
         drop = isinstance(self.tabular, str) and self.tabular == "drop"
         self._table_columns = [] if drop else others
-        by_dtype = isinstance(self.value_range, str)
-        self.value_range_ = None if by_dtype else tuple(self.value_range)
+        self.value_range_ = self._given_value_range()
         self.image_shape_ = None
 
     def _join(self, fit):

@@ -202,7 +202,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
             self.weight_decay_,
             self.lr_schedule,
             self.gradient_clip,
-            self.batch_size,
+            int(self.batch_size),
             engine.device,
             fit.seed,
             None if views is None else views.n,
@@ -319,7 +319,7 @@ class TrainedEstimator(FittedState, CallbackSupportMixin, FusedEstimator):
             self._net = untrained_net(
                 self._fitted_module(),
                 self._losses(self._targets),
-                self.batch_size,
+                int(self.batch_size),
                 self.__dict__.get("_history"),
             )
         return self._net

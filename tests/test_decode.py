@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from sktransfer._images.decode import (
     DecodeError,
@@ -129,6 +129,13 @@ def test_16_bit_image_is_scaled_and_neither_clipped_nor_rounded():
     decoded = decode_bytes(encoded(Image.fromarray(values)), 8)
     assert decoded.dtype == np.float32
     np.testing.assert_array_equal(decoded, values.astype(np.float32) / 65535)
+
+
+def test_transparent_value_of_a_16_bit_image_becomes_white():
+    values = np.array([[0, 1000], [30000, 65535]], np.uint16)
+    data = encoded(Image.fromarray(values), transparency=1000)
+    expected = np.array([[0, 1], [30000 / 65535, 1]], np.float32)
+    np.testing.assert_array_equal(decode_bytes(data, 2), expected)
 
 
 def test_32_bit_integer_image_without_a_file_is_read_as_16_bit():
@@ -260,6 +267,45 @@ def test_float_array_with_alpha_lies_on_white():
     array = np.array([[[0.2, 0.4, 0.6, 1.0], [0.2, 0.4, 0.6, 0.5]]])
     expected = [[[0.2, 0.4, 0.6], [0.6, 0.7, 0.8]]]
     np.testing.assert_allclose(decode_array(array, None), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value_range", [(10, 245), (-1, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_range_of_values_does_not_move_the_opacity(value_range, dtype):
+    colours = np.random.default_rng(0).integers(20, 240, (4, 4, 3)).astype(dtype)
+    opaque = np.full((4, 4, 1), np.iinfo(dtype).max, dtype)
+    clear = np.zeros_like(opaque)
+    expected = decode_array(colours, value_range)
+    decoded = decode_array(np.concatenate([colours, opaque], -1), value_range)
+    np.testing.assert_array_equal(decoded, expected)
+    unseen = decode_array(np.concatenate([colours, clear], -1), value_range)
+    np.testing.assert_array_equal(unseen, 1)
+
+
+def test_pil_image_without_a_pixel_is_an_error(scene):
+    with pytest.raises(DecodeError, match=r"size \(0, 4\), without a pixel"):
+        decode_pil(scene.crop((5, 5, 5, 9)))
+
+
+def test_plugin_that_comes_after_the_first_image_reads_its_format(scene, monkeypatch):
+    class Plain(ImageFile.ImageFile):
+        format = "PLAIN_TEST"
+        format_description = "a row of grey pixels after five bytes"
+
+        def _open(self):
+            self._size, self._mode = (4, 1), "L"
+            self.tile = [("raw", (0, 0, 4, 1), 5, ("L", 0, 1))]
+
+    decode_bytes(encoded(scene), 2)
+    assert ".plain" not in readable_extensions()
+    for name in ("ID", "OPEN", "EXTENSION"):
+        known = getattr(Image, name)
+        monkeypatch.setattr(Image, name, known.copy())
+    Image.register_open(Plain.format, Plain, lambda start: start.startswith(b"PLAIN"))
+    Image.register_extension(Plain.format, ".plain")
+    grey = np.asarray(decode_bytes(b"PLAIN" + bytes([0, 50, 100, 255]), 2))
+    np.testing.assert_array_equal(grey[0, :, 0], [0, 50, 100, 255])
+    assert ".plain" in readable_extensions()
 
 
 def test_every_odd_image_decodes_or_fails_as_expected(shared_data):

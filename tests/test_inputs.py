@@ -199,6 +199,30 @@ def test_rows_of_another_dtype_after_fit_mean_the_same(photos):
     )
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8])
+@pytest.mark.parametrize("kind", ["array", "list"])
+def test_arrays_after_a_fit_on_rows_mean_the_same(photos, dtype, kind):
+    pixels = photos / 255 * 0.5 + 0.2
+    flat = FeatureExtractorTransformer(image_shape=(20, 16, 3), cache=None)
+    expected = flat.fit_transform(pixels.reshape(len(photos), -1))
+    if dtype == np.uint8:  # says itself what black and white are
+        low, high = flat.value_range_
+        pixels = ((pixels - low) / (high - low) * 255).round()
+    pixels = pixels.astype(dtype)
+    found = flat.transform(list(pixels) if kind == "list" else pixels)
+    np.testing.assert_allclose(found, expected, atol=0.1)
+    assert np.abs(expected).max() > 1
+
+
+def test_range_of_values_is_that_of_fit(photos):
+    pixels = photos.astype(float)
+    transformer = FeatureExtractorTransformer(value_range=(0, 255), cache=None)
+    expected = transformer.fit_transform(pixels)
+    assert transformer.value_range_ == (0.0, 255.0)
+    transformer.set_params(value_range=(0, 510))
+    np.testing.assert_array_equal(transformer.transform(pixels), expected)
+
+
 def columns_of(cells):
     """Every container a column of images may come in."""
     objects = np.empty(len(cells), dtype=object)

@@ -127,6 +127,17 @@ def test_path_that_no_file_can_have_is_a_reason_not_a_crash():
         PathItem("a\0.jpg").load()
 
 
+@pytest.mark.parametrize("absent", [False, True])
+def test_path_of_bytes_behind_an_object_is_a_path(colour_paths, absent):
+    class Place:
+        def __fspath__(self):
+            return os.fsencode(colour_paths[0][0]) + b"x" * absent
+
+    transformer = FeatureExtractorTransformer(on_invalid="nan", cache=None)
+    found = transformer.fit_transform([Place()])
+    assert np.isnan(found).all() == absent
+
+
 def test_directory_is_named_as_one(tmp_path):
     with pytest.raises(DecodeError, match="Is a directory"):
         PathItem(str(tmp_path)).load()

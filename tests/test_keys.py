@@ -1,13 +1,16 @@
 """Keys of activations: nothing that changes a value leaves the key as it was."""
 
+import io
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import nn
 
 from sktransfer import FeatureExtractorTransformer
 from sktransfer._cache import keys
 from sktransfer._cache.memory import SHARED
+from sktransfer.exceptions import InvalidImageError
 
 DETERMINANTS = {
     "backbone": "abc",
@@ -148,3 +151,28 @@ def test_one_changed_pixel_or_another_dtype_is_another_image(known):
     assert n_new_rows(changed) == 1
     assert n_new_rows(known / np.float32(255)) == 5
     assert n_new_rows(np.ascontiguousarray(known.swapaxes(1, 2))) == 5
+
+
+def test_numbers_of_a_search_over_an_array_find_what_plain_ones_left():
+    X = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    SHARED.clear()
+    for number in (int, np.int64, np.uint8):
+        numbers = {"batch_size": number(16), "image_size": number(16)}
+        for value_range in ("auto", (0, 255), np.array([0.0, 255.0])):
+            FeatureExtractorTransformer(
+                squeezed, value_range=value_range, **numbers
+            ).fit_transform(X)
+    assert SHARED.info().misses == len(X)
+
+
+def test_image_that_is_read_though_truncated_is_broken_again_afterwards(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    half = [file.getvalue()[:1500]]
+    transformer = FeatureExtractorTransformer(convolution, image_size=16)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        transformer.fit_transform(half)
+    with pytest.raises(InvalidImageError, match="truncated"):
+        transformer.fit_transform(half)

@@ -1,5 +1,6 @@
 """Preprocessing: torchvision's numbers, one road for files and arrays."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -186,6 +187,15 @@ def test_dict_and_back_gives_the_same_preprocessing():
     stored = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
     assert Preprocessing.from_dict(stored) == Preprocessing.from_dict(values)
     assert Preprocessing.from_dict(stored).mean == Preprocessing().mean
+
+
+def test_numbers_of_numpy_are_those_of_python():
+    values = {"image_size": np.int64(96), "mean": np.array([0.5, 0.25, 0.5])}
+    made = Preprocessing.from_dict({**values, "std": [np.float32(0.5)] * 3})
+    expected = Preprocessing(96, mean=(0.5, 0.25, 0.5), std=(0.5, 0.5, 0.5))
+    assert json.dumps(made.to_dict()) == json.dumps(expected.to_dict())
+    adapted = json.dumps(made.adapted(np.int64(64)).to_dict())
+    assert adapted == json.dumps(expected.adapted(64).to_dict())
 
 
 def test_unknown_entry_of_a_dict_is_named():

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from importlib.metadata import version
 
 # Raised whenever a change of the code changes values.
-VALUES_VERSION = 3
+VALUES_VERSION = 4
 
 
 @cache
@@ -33,7 +33,8 @@ def fingerprint(**determinants):
         The digest; versions of the libraries that compute are part of it.
     """
     values = {"values": VALUES_VERSION, **_versions(), **determinants}
-    text = json.dumps(values, sort_keys=True)
+    # Parameters may be numpy's numbers: those of a search over an array are.
+    text = json.dumps(values, sort_keys=True, default=lambda number: number.tolist())
     return blake2b(text.encode(), digest_size=20).digest()
 
 

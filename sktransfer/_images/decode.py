@@ -9,7 +9,7 @@ import threading
 from functools import cache
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 # Reading these formats starts another program (Ghostscript).
 _REFUSED_FORMATS = {"EPS"}
@@ -27,22 +27,28 @@ class DecodeError(Exception):
     """One image cannot be read; the message is the reason alone."""
 
 
-@cache
 def readable_formats():
-    """Names of the formats that may be decoded."""
+    """Names of the formats that may be decoded; plugins may be added at any time."""
     Image.init()
     left_out = _REFUSED_FORMATS | _NEVER_DECODED_FORMATS
     return tuple(name for name in Image.ID if name not in left_out)
 
 
-@cache
 def readable_extensions():
     """Lower-case file name endings, with dot, of the formats that may be decoded."""
-    formats = set(readable_formats())
-    extensions = Image.registered_extensions().items()
-    return frozenset(
-        e.lower() for e, name in extensions if name in formats
-    ) - frozenset(_REFUSED_EXTENSIONS)
+    formats = readable_formats()
+    return _extensions_of(formats, tuple(Image.registered_extensions().items()))
+
+
+@cache
+def _extensions_of(formats, registered):
+    known = frozenset(e.lower() for e, name in registered if name in formats)
+    return known - frozenset(_REFUSED_EXTENSIONS)
+
+
+def decoding_settings():
+    """Return the settings of Pillow that decide what counts as broken, if not usual."""
+    return {"truncated": True} if ImageFile.LOAD_TRUNCATED_IMAGES else {}
 
 
 def decode_bytes(data, size):
@@ -105,6 +111,8 @@ def decode_pil(image):
     is_loaded = not getattr(image, "tile", None)
     if image.format in _REFUSED_FORMATS and not is_loaded:
         raise DecodeError(_EPS_REFUSED)
+    if 0 in image.size:
+        raise DecodeError(f"PIL image of size {image.size}, without a pixel")
     try:
         with _pil_lock:
             image.load()
@@ -125,7 +133,14 @@ def to_rgb(image):
     white_levels = _white_levels(image) if is_deep else None
     image = _upright(image)
     if white_levels:
-        return _scale(np.asarray(image), white_levels)
+        values = np.asarray(image)
+        scaled, transparent = (
+            _scale(values, white_levels),
+            image.info.get("transparency"),
+        )
+        if isinstance(transparent, int):
+            scaled[values == transparent] = 1.0  # white paper, as below
+        return scaled
     if image.mode == "La":
         image = image.convert("LA")  # the only mode that Pillow converts it to
     if image.has_transparency_data:
@@ -202,6 +217,14 @@ def decode_array(array, value_range):
     span = high - low if high > low else 1.0
     scaled = ((array.astype(np.float64) - low) / span).astype(np.float32)
     if scaled.ndim == 3 and scaled.shape[-1] == 4:
-        alpha = scaled[..., 3:]
+        alpha = _alpha(array, scaled)
         scaled = scaled[..., :3] * alpha + (1 - alpha)
     return scaled
+
+
+def _alpha(array, scaled):
+    """Opacity, from 0 to 1; black and white have no part in what the dtype says."""
+    alpha = scaled[..., 3:]
+    if array.dtype.kind == "u":
+        alpha = (array[..., 3:] / np.iinfo(array.dtype).max).astype(np.float32)
+    return alpha.clip(0, 1)

@@ -5,6 +5,7 @@ One function decides; nothing is opened yet. Whoever reads X for an estimator fi
 """
 
 import math
+import os
 import warnings
 from numbers import Number
 
@@ -127,7 +128,7 @@ def _all_missing(cells):
     return len(cells) > 0 and all(map(_is_missing, cells))
 
 
-def read_items(X, value_range, column=None):
+def read_items(X, value_range, column=None, *, by_dtype=False):
     """Read a column of images; every cell is looked at, none is opened.
 
     Parameters
@@ -138,6 +139,8 @@ def read_items(X, value_range, column=None):
         For arrays among the cells.
     column : object, default=None
         Name of the column, for messages.
+    by_dtype : bool, default=False
+        Whether the dtypes uint8 and uint16 say their range themselves.
 
     Returns
     -------
@@ -152,19 +155,19 @@ def read_items(X, value_range, column=None):
     of_column = "" if column is None else f" of column {column!r}"
     return ImageSequence(
         [
-            _item(cell, f"Row {i}{of_column}", value_range)
+            _item(cell, f"Row {i}{of_column}", value_range, by_dtype)
             for i, cell in enumerate(cells)
         ]
     )
 
 
-def _item(cell, where, value_range):
+def _item(cell, where, value_range, by_dtype):
     if isinstance(cell, str):
         return PathItem(str(cell))
     if isinstance(cell, (bytes, bytearray, memoryview)):
         return EncodedItem(bytes(cell))
     if hasattr(cell, "__fspath__"):
-        return PathItem(cell.__fspath__())
+        return PathItem(os.fsdecode(cell))
     if hasattr(cell, "getbands") and hasattr(cell, "load"):
         return PilItem(cell)
     if _is_missing(cell):
@@ -172,6 +175,7 @@ def _item(cell, where, value_range):
     if is_tensor(cell):
         cell = _read_tensor(cell, where, channels=0)
     if isinstance(cell, np.ndarray) and cell.dtype != object:
+        value_range = _range_of(cell, value_range, by_dtype)
         _check_pixels(cell, where, "(H, W) or (H, W, C)", value_range)
         return ArrayItem(cell, value_range)
     raise TypeError(
@@ -209,7 +213,7 @@ def _read_objects(array):
     return numbers
 
 
-def read_pixels(X, value_range):
+def read_pixels(X, value_range, *, by_dtype=False):
     """Read one array (or torch tensor, channels first) that holds all images.
 
     Parameters
@@ -218,6 +222,8 @@ def read_pixels(X, value_range):
         C is 1, 3 or 4.
     value_range : tuple of two floats or None
         The values that mean black and white; None decides by dtype.
+    by_dtype : bool, default=False
+        Whether the dtypes uint8 and uint16 say their range themselves.
 
     Returns
     -------
@@ -236,8 +242,18 @@ def read_pixels(X, value_range):
             "Expected several images, (n, H, W) or (n, H, W, C). For a single image "
             "pass X[np.newaxis].",
         )
+    value_range = _range_of(X, value_range, by_dtype)
     _check_pixels(X, "X", "(n, H, W) or (n, H, W, C)", value_range, batch=True)
     return PixelSequence(X, value_range)
+
+
+def _range_of(array, value_range, by_dtype):
+    return None if by_dtype and _says_its_range(array) else value_range
+
+
+def _says_its_range(array):
+    """Whether the dtype does, in any byte order."""
+    return array.dtype.newbyteorder("=") in (np.uint8, np.uint16)
 
 
 def _check_pixels(array, where, expected, value_range, batch=False):
@@ -272,9 +288,7 @@ def _check_values(array, where, value_range, batch):
         raise ImageShapeError(
             where, "NaN or infinity among the pixels", "Expected finite numbers."
         )
-    # In any byte order.
-    known = array.dtype.newbyteorder("=") in (np.uint8, np.uint16, np.bool_)
-    if value_range is not None or known:
+    if value_range is not None or _says_its_range(array) or kind == "b":
         return
     low, high = (array.min(), array.max()) if array.size else (0, 1)
     if kind != "f":
@@ -370,8 +384,8 @@ def rows_value_range(X, value_range, sample_weight=None):
     the rows of another dtype that may come after fit.
     """
     if not isinstance(value_range, str):
-        return tuple(value_range)
-    if X.dtype.newbyteorder("=") in (np.uint8, np.uint16):
+        return tuple(map(float, value_range))
+    if _says_its_range(X):
         return 0.0, float(np.iinfo(X.dtype).max)
     if sample_weight is not None and np.any(sample_weight > 0):
         X = X[sample_weight > 0]

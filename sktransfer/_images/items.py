@@ -137,7 +137,9 @@ class ArrayItem:
         array = self.array
         if not keyed:
             return array, None
-        header = f"{array.dtype.str}{array.shape}{self.value_range}".encode()
+        same = array.dtype == np.uint8 and self.value_range == (0, 255)
+        value_range = None if same else self.value_range
+        header = f"{array.dtype.str}{array.shape}{value_range}".encode()
         return array, _digest(b"array", header, array.tobytes())
 
     def decode(self, source, size):  # noqa: ARG002 (one signature for all items)

@@ -17,6 +17,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _THIN = 256
 
 
+def _plain(value):
+    """Turn lists and arrays into tuples, and numpy's numbers into Python's."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What has to be done to an image before a network may see it.
@@ -67,9 +73,7 @@ class Preprocessing:
                 f"Unknown preprocessing entries {unknown}; there are "
                 f"{sorted(cls.__dataclass_fields__)}."
             )
-        return cls(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        )
+        return cls(**{name: _plain(value) for name, value in values.items()})
 
     def to_dict(self):
         """Return the fields as a dict."""
@@ -79,6 +83,7 @@ class Preprocessing:
         """Return the same preprocessing at another size or with another resize."""
         changes = {}
         if image_size is not None:
+            image_size = int(image_size)  # numpy's own are no JSON
             scale = image_size / self.image_size
             changes["resize_size"] = max(image_size, round(self.resize_size * scale))
             changes["image_size"], changes["larger_size"] = image_size, None
