@@ -34,6 +34,8 @@ _KINDS_OF_CELLS = [
 
 def kind_of_cells(there):
     """Kind of the cells that are there, or None if there is none for them."""
+    if any(isinstance(cell, (complex, np.complexfloating)) for cell in there):
+        return None
     for classes, kind in _KINDS_OF_CELLS:
         if all(isinstance(cell, classes) for cell in there):
             return kind
@@ -57,18 +59,15 @@ class CellError(ValueError):
 
 
 def _read_numbers(column, name):
+    kind = kind_of_dtype(column.dtype)
+    if kind in (DATE, DURATION) or types.is_complex_dtype(column.dtype):
+        _refuse(column.notna().to_numpy(), column, name, "number")
+        return np.full(len(column), np.nan)
     try:
         values = column.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):
         values = np.array([_number(cell, i, name) for i, cell in enumerate(column)])
-    infinite = np.flatnonzero(np.isinf(values))
-    if len(infinite):
-        raise CellError(
-            infinite[0],
-            name,
-            values[infinite[0]],
-            "Expected a finite number, or None or NaN for a gap.",
-        )
+    _refuse(np.isinf(values), column, name, "finite number")
     return values
 
 
@@ -82,8 +81,27 @@ def _number(cell, row, name):
         raise CellError(row, name, repr(cell), expected) from error
 
 
+def _refuse(wrong, column, name, what):
+    """Raise for the first row that is `wrong`, if there is one."""
+    rows = np.flatnonzero(wrong)
+    if len(rows):
+        raise CellError(
+            rows[0],
+            name,
+            str(column.iloc[rows[0]]),
+            f"Expected a {what}, as in fit, or None or NaN for a gap.",
+        )
+
+
 def _read_days(convert, what):
     def read(column, name):
+        there = column.notna().to_numpy()
+        if not there.any():  # whatever the dtype, which is that of no cell
+            return np.full(len(column), np.nan)
+        # pandas would take numbers for nanoseconds.
+        _refuse(
+            [isinstance(cell, Number) for cell in column] & there, column, name, what
+        )
         try:
             converted = convert(column)
         except (TypeError, ValueError) as error:

@@ -28,7 +28,7 @@ from sktransfer._cells import (
 _OFTEN = 5
 
 
-class TableEncoder(TransformerMixin, BaseEstimator):
+class TableEncoder(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
     """Turn the columns of a DataFrame into numbers, by their dtypes.
 
     Numbers are standardized; gaps get the median and a column of their own that says
@@ -97,6 +97,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):
         for kinds, encoder in encoders.items():
             names = [n for n, kind in self.kinds_.items() if kind in kinds]
             if names:
+                encoder.set_output(transform="default")  # whatever is set globally
                 self._fitted.append((names, encoder.fit(self._stacked(X, names))))
         return self
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -198,6 +199,57 @@ def test_cells_that_do_not_fit_their_column_are_named(column, bad, message):
     encoder = TableEncoder().fit(pd.DataFrame({"x": column}))
     with pytest.raises(ValueError, match=message):
         encoder.transform(pd.DataFrame({"x": bad}))
+
+
+DATES = pd.to_datetime(pd.Series(["2020-01-01", None, "2020-01-03"]))
+DAYS = pd.to_timedelta(pd.Series([1, None, 3]), unit="D")
+NUMBERS = pd.Series([1.0, None, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("column", "bad", "what"),
+    [
+        (NUMBERS, DATES, "number"),
+        (NUMBERS, DAYS, "number"),
+        (NUMBERS, NUMBERS + 1j, "number"),
+        (NUMBERS, objects(1j, None, 2.0), "number"),
+        (DATES, NUMBERS, "date"),
+        (DATES, objects(2020, None, "2020-01-01"), "date"),
+        (DATES, pd.array([2020, None, 1], dtype="Int64"), "date"),
+        (DAYS, NUMBERS, "duration"),
+        (DAYS, objects(3, None, pd.Timedelta(days=1)), "duration"),
+    ],
+)
+def test_column_of_another_kind_is_no_number_of_nanoseconds(column, bad, what):
+    encoder = TableEncoder().fit(pd.DataFrame({"x": column}))
+    with pytest.raises(ValueError, match=f"Row 0 of column 'x'.*Expected a {what}"):
+        encoder.transform(pd.DataFrame({"x": bad}))
+
+
+@pytest.mark.parametrize("column", [NUMBERS, DATES, DAYS])
+@pytest.mark.parametrize("gap", [None, np.nan, pd.NaT, pd.NA])
+def test_gaps_alone_are_gaps_whatever_the_dtype(column, gap):
+    frame = pd.DataFrame({"x": column})
+    found = encoded(frame, pd.DataFrame({"x": [gap, gap]}))
+    expected = encoded(frame).iloc[[1, 1]]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("column", [NUMBERS + 1j, objects(1j, None, 2.0)])
+def test_complex_numbers_are_left_out(column):
+    with pytest.warns(UserWarning, match=r"left out: 'x' \(holds complex"):
+        encoder = TableEncoder().fit(pd.DataFrame({"x": column}))
+    assert encoder.kinds_ == {}
+
+
+@pytest.mark.parametrize("output", ["pandas", "polars"])
+def test_output_that_is_set_globally_changes_nothing(output):
+    frame = pd.DataFrame({"n": NUMBERS, "c": ["None", None, "a"], "d": DATES})
+    expected = TableEncoder().fit(frame).transform(frame)
+    with config_context(transform_output=output):
+        encoder, found = encode_training_rows("auto", frame, np.arange(3), np.arange(3))
+        np.testing.assert_array_equal(found, expected)
+        assert len(encoder.get_feature_names_out()) == expected.shape[1]
 
 
 # Encoding the rows of a fit
