@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from _processes import output_of, start, succeeds_in_fork
 
-from sktransfer._cache.database import Database
-from sktransfer._cache.file import _ENTRY_OVERHEAD, CLAIM_SECONDS, FileStore
+from sktransfer._cache.database import Database, bytes_on_disk
+from sktransfer._cache.file import CLAIM_SECONDS, FileStore
 from sktransfer.exceptions import FeatureCacheError, FeatureCacheWarning
 
 ROW = np.arange(100, dtype=np.float32)
-ROOM_OF_ONE = ROW.nbytes + _ENTRY_OVERHEAD
+ROOM_OF_ONE = bytes_on_disk(ROW.nbytes)
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
 
@@ -523,3 +523,19 @@ def test_file_can_be_read_by_any_sqlite(open_file):
     plain = sqlite3.connect(store.database.path)
     assert plain.execute("select key from activations").fetchall() == [(key(1),)]
     plain.close()
+
+
+@pytest.mark.parametrize("width", [10, 576, 1024, 2048, 4096, 8000, 9216, 50176])
+def test_limit_is_that_of_the_file(tmp_path, width):
+    path = tmp_path / "cache.sqlite"
+    store = FileStore(Database(str(path)), 10**9)
+    n = max(64, 3_000_000 // (4 * width))
+    of_pass = store.new_pass()
+    for first in range(0, n, 64):
+        rows = range(first, min(first + 64, n))
+        of_pass.put([(row.to_bytes(20), np.zeros(width, np.float32)) for row in rows])
+    info = store.info()
+    store.database.close()  # which takes over what is in the log
+    assert info.entries == n
+    assert info.bytes == n * bytes_on_disk(4 * width)
+    assert 0.9 * info.bytes < path.stat().st_size < 1.1 * info.bytes

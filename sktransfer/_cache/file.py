@@ -22,13 +22,12 @@ from weakref import WeakSet
 
 import numpy as np
 
+from sktransfer._cache.database import bytes_on_disk
 from sktransfer._cache.passes import CacheInfo, StorePass
 from sktransfer.exceptions import FeatureCacheError, FeatureCacheWarning
 
 DEFAULT_MAX_BYTES = 10 * 2**30
 CLAIM_SECONDS = 300.0
-# What a row takes beside its value, with its places in the two indices.
-_ENTRY_OVERHEAD = 150
 _MAX_VARIABLES = 500
 
 _numbers = count()
@@ -132,7 +131,7 @@ class _FilePass(StorePass):
             self._delete(connection, "key", keys)
             room = self.store.max_bytes - _total_bytes(connection)
             for key, value in pairs.items():
-                size = value.nbytes + _ENTRY_OVERHEAD
+                size = bytes_on_disk(value.nbytes)
                 if room < size <= self.store.max_bytes:
                     room += self._evict(connection, size - room)
                 if size <= room:
