@@ -194,10 +194,10 @@ class ImageEstimator(BaseEstimator):
         readable image raise, are NaN, or are told to the list `problems`. What new
         images are at `cut` stays in the cache for the Activations `beside`.
         """
+        from sktransfer._engine.modes import own_modes
         from sktransfer._engine.reading import raise_problems
-        from sktransfer._engine.threads import threads_of_worker
 
-        with threads_of_worker():
+        with own_modes():
             job = self._job(layer, view)
             if beside is not None:
                 self._tap(job, layer, cut, beside)

@@ -40,10 +40,10 @@ class SupervisedEstimator(TrainedEstimator, ABC):
         """Fitted attributes that follow from the heads."""
 
     def _fit(self, X, y, sample_weight, groups, announced=None):
-        from sktransfer._engine.threads import threads_of_worker
+        from sktransfer._engine.modes import own_modes
 
         goes_on = self.warm_start and hasattr(self, "head_")
-        with self._nothing_half_fitted(goes_on), threads_of_worker():
+        with self._nothing_half_fitted(goes_on), own_modes():
             fit = self._read(
                 X, y, sample_weight, groups, goes_on=goes_on, announced=announced
             )
@@ -55,10 +55,10 @@ class SupervisedEstimator(TrainedEstimator, ABC):
         return self
 
     def _partial_fit(self, X, y, sample_weight, announced=None):
-        from sktransfer._engine.threads import threads_of_worker
+        from sktransfer._engine.modes import own_modes
 
         goes_on = hasattr(self, "head_")
-        with self._nothing_half_fitted(goes_on), threads_of_worker():
+        with self._nothing_half_fitted(goes_on), own_modes():
             fit = self._read(
                 X, y, sample_weight, None, goes_on=goes_on, announced=announced
             )

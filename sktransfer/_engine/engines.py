@@ -166,7 +166,8 @@ class Engine:
     def _example(self):
         """Images that are always the same."""
         shape = self.min_rows, 3, self.image_size, self.image_size
-        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        seeded = torch.Generator().manual_seed(0)
+        images = torch.randn(shape, generator=seeded, dtype=torch.float32)
         return images.to(self.device).contiguous(memory_format=torch.channels_last)
 
     def _compare(self, found, expected):

@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import Interval
 from torch import nn
 
 from sktransfer._engine.exact import LinearHead, RegressionHead
+from sktransfer._engine.modes import own_modes
 from sktransfer._engine.prefix import MIN_ROWS
 
 
@@ -86,16 +87,17 @@ def build_head(head, n_features, n_outputs):
         Maps features (b, n_features) to logits (b, n_outputs).
     """
     if isinstance(head, str):
-        return nn.Linear(n_features, n_outputs)
+        return nn.Linear(n_features, n_outputs, dtype=torch.float32)
     module = head(n_features, n_outputs)
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"Parameter head: the callable returned {type(module).__name__}. Expected "
             "a torch.nn.Module that maps features to logits."
         )
-    module.eval()
+    module.float().eval()
     with torch.no_grad():
-        shape = tuple(module(torch.zeros(2, n_features)).shape)
+        blank = torch.zeros(2, n_features, dtype=torch.float32)
+        shape = tuple(module(blank).shape)
     if shape != (2, n_outputs):
         raise ValueError(
             f"Parameter head: for 2 rows of {n_features} features the module returned "
@@ -244,7 +246,7 @@ class ModuleHead:
 
     def _outputs(self, features):
         outputs = []
-        with torch.inference_mode():
+        with own_modes(), torch.inference_mode():
             for start in range(0, len(features), self.rows):
                 batch = torch.from_numpy(features[start : start + self.rows])
                 batch = batch.to(self._dtype)

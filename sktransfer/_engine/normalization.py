@@ -29,7 +29,9 @@ def empty_batch(n, size):
     torch.Tensor of shape (n, 3, size, size), float32
         Not initialized; in channels-last order.
     """
-    return torch.empty(n, 3, size, size, memory_format=torch.channels_last)
+    shape = n, 3, size, size
+    like = {"dtype": torch.float32, "memory_format": torch.channels_last}
+    return torch.empty(shape, **like)
 
 
 def normalized_batch(pixels, preprocessing, device, out=None, parallel=True):
@@ -108,7 +110,8 @@ def _normalized_there(pixels, preprocessing, device):
 def _statistics(mean, std, device):
     """Mean and standard deviation on a device, sent there once."""
     with torch.inference_mode(False):  # what trains may use them, too
-        return [torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std)]
+        both = torch.tensor([mean, std], dtype=torch.float32, device=device)
+        return list(both.view(2, 1, 3, 1, 1))
 
 
 def stacked(arrays, device):

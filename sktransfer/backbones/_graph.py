@@ -134,7 +134,9 @@ def _computes_the_same(module, graph, image_size):
     traced = fx.GraphModule(module, graph)
     for size in dict.fromkeys((image_size, max(_FULL_SIZE, image_size))):
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand((1, 3, size, size), generator=generator)
+        images = torch.rand(
+            (1, 3, size, size), generator=generator, dtype=torch.float32
+        )
         outputs = []
         with suppress(Exception), torch.no_grad():  # a wrong size is told elsewhere
             for network in (module, traced):
@@ -172,7 +174,7 @@ def _find_shapes(module, graph, image_size):
     for size in dict.fromkeys((usual, image_size)):
         try:
             with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-                images = torch.empty(2, 3, size, size)
+                images = torch.empty(2, 3, size, size, dtype=torch.float32)
                 FakeTensorProp(traced, mode).propagate_dont_convert_inputs(images)
             return
         except Exception as error:
@@ -337,7 +339,7 @@ def count_features(trunk, image_size, backbone):
     """Width of a trunk's features, found by running it on blank images."""
     try:
         with torch.inference_mode():
-            blank = torch.zeros(2, 3, image_size, image_size)
+            blank = torch.zeros(2, 3, image_size, image_size, dtype=torch.float32)
             return int(trunk(blank).shape[1])
     except RuntimeError as error:
         raise ValueError(

@@ -167,23 +167,27 @@ def build_network(origin, source, seed, image_size, last, stored=None):
     Network
         On the CPU.
     """
+    import torch
+
     from sktransfer.backbones import _graph, _weights
     from sktransfer.backbones._fingerprint import identity
 
     spec, _ = resolve(origin)
-    module = _build_module(spec, seed)
-    layout = _weights.Layout.of(module)  # cutting may change it
-    trunk, plan = _cut(spec, module, image_size, last)
-    if stored is not None:
-        _graph.restore(trunk, stored)
-    elif source.kind != "built":
-        state = _weights.named_as(layout, _weights.read_weights(source, spec.name))
-        if last == HIDDEN:
-            _check_hidden(trunk, state, source, spec)
-        _weights.load_into(trunk, layout, state, source, spec.name)
-    n_features = _graph.count_features(trunk, image_size, spec.name)
-    full = _graph.needs_full_batches(trunk)
-    return Network(trunk, n_features, *identity(trunk), full, plan)
+    # Others in this process, who may share it, do not live in a user's inference mode.
+    with torch.inference_mode(False):
+        module = _build_module(spec, seed)
+        layout = _weights.Layout.of(module)  # cutting may change it
+        trunk, plan = _cut(spec, module, image_size, last)
+        if stored is not None:
+            _graph.restore(trunk, stored)
+        elif source.kind != "built":
+            state = _weights.named_as(layout, _weights.read_weights(source, spec.name))
+            if last == HIDDEN:
+                _check_hidden(trunk, state, source, spec)
+            _weights.load_into(trunk, layout, state, source, spec.name)
+        n_features = _graph.count_features(trunk, image_size, spec.name)
+        full = _graph.needs_full_batches(trunk)
+        return Network(trunk, n_features, *identity(trunk), full, plan)
 
 
 def _cut(spec, module, image_size, last):

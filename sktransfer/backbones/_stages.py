@@ -384,5 +384,5 @@ def _shapes_of_one(trunk, image_size):
     measuring = _Measuring(trunk)
     # In pairs, as in `count_features`; fake tensors take longer than small images.
     with torch.inference_mode():
-        measuring.run(torch.zeros(2, 3, image_size, image_size))
+        measuring.run(torch.zeros(2, 3, image_size, image_size, dtype=torch.float32))
     return measuring.shapes
