@@ -99,9 +99,8 @@ def _read_days(convert, what):
         if not there.any():  # whatever the dtype, which is that of no cell
             return np.full(len(column), np.nan)
         # pandas would take numbers for nanoseconds.
-        _refuse(
-            [isinstance(cell, Number) for cell in column] & there, column, name, what
-        )
+        numbers = np.array([isinstance(cell, Number) for cell in column])
+        _refuse(numbers & there, column, name, what)
         try:
             converted = convert(column)
         except (TypeError, ValueError) as error:

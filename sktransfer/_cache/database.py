@@ -29,7 +29,7 @@ _APPLICATION_ID = 0x736B7466  # "sktf"
 _BUSY_SECONDS = 60.0
 # With larger pages than SQLite's 4 kB, values of 2 kB are written twice as fast; with
 # these, three values of 8 kB share one, where smaller ones would hold a single value.
-PAGE_BYTES = 32768
+_PAGE_BYTES = 32768
 # What a row takes in its page beside the value, and in the two indices.
 _ROW_OVERHEAD, _INDEX_OVERHEAD = 50, 60
 # `value` comes last: whoever reads the columns before it does not read its pages.
@@ -176,7 +176,7 @@ class Database:
         connection = self._bare_connection()
         try:
             if _is_empty(connection):
-                connection.execute(f"pragma page_size = {PAGE_BYTES}")
+                connection.execute(f"pragma page_size = {_PAGE_BYTES}")
                 if with_log:
                     connection.execute("pragma journal_mode = wal")
             self._check_layout(connection)
@@ -280,13 +280,13 @@ def bytes_on_disk(n):
     row = n + _ROW_OVERHEAD
     # "Calculations" in SQLite's description of its file format: what a page holds of a
     # row, and how a longer one is spread.
-    if row <= PAGE_BYTES - 35:
-        return PAGE_BYTES // (PAGE_BYTES // row) + _INDEX_OVERHEAD
-    least = (PAGE_BYTES - 12) * 32 // 255 - 23
-    local = least + (row - least) % (PAGE_BYTES - 4)
-    local = local if local <= PAGE_BYTES - 35 else least
-    pages = -(-(row - local) // (PAGE_BYTES - 4))
-    return local + pages * PAGE_BYTES + _INDEX_OVERHEAD
+    if row <= _PAGE_BYTES - 35:
+        return _PAGE_BYTES // (_PAGE_BYTES // row) + _INDEX_OVERHEAD
+    least = (_PAGE_BYTES - 12) * 32 // 255 - 23
+    local = least + (row - least) % (_PAGE_BYTES - 4)
+    local = local if local <= _PAGE_BYTES - 35 else least
+    pages = -(-(row - local) // (_PAGE_BYTES - 4))
+    return local + pages * _PAGE_BYTES + _INDEX_OVERHEAD
 
 
 _databases = {}

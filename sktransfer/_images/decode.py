@@ -134,10 +134,8 @@ def to_rgb(image):
     image = _upright(image)
     if white_levels:
         values = np.asarray(image)
-        scaled, transparent = (
-            _scale(values, white_levels),
-            image.info.get("transparency"),
-        )
+        scaled = _scale(values, white_levels)
+        transparent = image.info.get("transparency")
         if isinstance(transparent, int):
             scaled[values == transparent] = 1.0  # white paper, as below
         return scaled
