@@ -211,7 +211,7 @@ def encode_known(y, targets):
         if unknown:
             raise ValueError(
                 f"y: found the classes {unknown[:10]}, which the first call did not "
-                f"name. Expected some of {classes.tolist()}: pass all classes as "
+                f"name. Expected some of {classes.tolist()}; pass all classes as "
                 "`classes` in the first call of partial_fit; with warm_start=True, "
                 "fit a clone, or set warm_start=False."
             )
