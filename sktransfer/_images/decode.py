@@ -36,12 +36,13 @@ def readable_formats():
 
 def readable_extensions():
     """Lower-case file name endings, with dot, of the formats that may be decoded."""
-    formats = readable_formats()
-    return _extensions_of(formats, tuple(Image.registered_extensions().items()))
+    # Asked for each file name: found anew only where a plugin has been added.
+    return _extensions(len(Image.registered_extensions()), len(Image.ID))
 
 
 @cache
-def _extensions_of(formats, registered):
+def _extensions(n_registered, n_formats):  # noqa: ARG001 (what the cache goes by)
+    formats, registered = readable_formats(), Image.registered_extensions().items()
     known = frozenset(e.lower() for e, name in registered if name in formats)
     return known - frozenset(_REFUSED_EXTENSIONS)
 
